@@ -1,0 +1,49 @@
+# Skein. `make help` lists the targets.
+TOOLS := $(or $(SKEIN_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/skein-tools)
+STATICCHECK := $(TOOLS)/bin/staticcheck-v0.8.2
+GOTEST := go test -timeout 20m
+PKGS := ./...
+# Packages with goroutines that the race detector watches in `make test`; `make race` takes all.
+TOPOLOGY ?= virtual
+
+.PHONY: help build dev test race lint fuzz bench interop chaos up down tools clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the static binary ./skein
+	CGO_ENABLED=0 go build -trimpath -o skein ./cmd/skein
+
+dev: build ## the main job: one broker on 127.0.0.1:9092, SQLite and a local folder
+	./skein dev
+
+tools: ## install what the tests need and this machine lacks (Postgres, MinIO)
+	@scripts/tools.sh
+
+test: tools ## set up and pass the tests, against real Postgres and real MinIO
+	go vet $(PKGS)
+	$(GOTEST) $(PKGS)
+
+race: tools ## the tests under the race detector
+	$(GOTEST) -race -short $(PKGS)
+
+lint: ## gofmt, go vet, staticcheck, import rules
+	@scripts/tools.sh lint
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt -w these"; exit 1; }
+	go vet $(PKGS)
+	$(STATICCHECK) $(PKGS)
+	go test ./internal/imports
+
+FUZZTIME ?= 20s
+fuzz: ## each fuzz test for FUZZTIME (20s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+bench: build ## the figures of docs/BENCHMARKS.md
+	@scripts/bench.sh
+
+interop: build ## other people's clients: kcat and Kafka's own tools
+	@scripts/tools.sh kcat
+	@scripts/interop.sh
+
+clean: ## remove what was built
+	rm -f skein
