@@ -68,6 +68,8 @@ const (
 	// zstdGuess is the ratio first tried when a frame does not say its size, and the
 	// growth when that was too little.
 	zstdGuess = 4
+	// zstdBlockBytes is the most that a zstd block decodes to.
+	zstdBlockBytes = 128 << 10
 	// minDecodeBytes is the least that is allocated for decompressed records.
 	minDecodeBytes = 4 << 10
 
@@ -195,7 +197,10 @@ func unzstd(dst, src []byte, limit int) ([]byte, error) {
 	}
 	defer zstdDecoders.Put(d)
 
-	size := min(max(zstdGuess*len(src), minDecodeBytes), limit)
+	// A block that does not fit fails like a corrupt one. With room for one block more
+	// than the limit, what fails for want of room is over the limit for sure.
+	most := limit + zstdBlockBytes
+	size := min(max(zstdGuess*len(src), minDecodeBytes), most)
 	var h zstd.Header
 	if err := h.Decode(src); err == nil && h.HasFCS {
 		if h.FrameContentSize > uint64(limit) {
@@ -203,23 +208,21 @@ func unzstd(dst, src []byte, limit int) ([]byte, error) {
 		}
 		size = int(h.FrameContentSize)
 	}
-	if cap(dst) > limit {
-		dst = dst[:0:limit]
-	}
+	dst = dst[:0:min(cap(dst), most)]
 	if cap(dst) < size {
 		dst = make([]byte, 0, size)
 	}
 	for {
-		out, err := d.DecodeAll(src, dst[:0])
+		out, err := d.DecodeAll(src, dst)
 		switch {
 		case err == nil:
-			return out, nil
-		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
-			return nil, err
-		case cap(dst) >= limit:
+			return out, nil // decompress compares its length with the limit
+		case cap(dst)-len(out) >= zstdBlockBytes && !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+			return nil, err // there was room
+		case cap(dst) >= most:
 			return nil, tooLarge(limit)
 		}
-		dst = make([]byte, 0, min(max(zstdGuess*cap(dst), minDecodeBytes), limit))
+		dst = make([]byte, 0, min(max(zstdGuess*cap(dst), minDecodeBytes), most))
 	}
 }
 
