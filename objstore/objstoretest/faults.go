@@ -8,11 +8,17 @@ import (
 	"github.com/skeinio/skein/objstore"
 )
 
+// refusedBytes is more than the kernel buffers of a connection hold.
+const refusedBytes = 16 << 20
+
 // wantEveryOperation wants all operations on objects to fail with one sentinel.
 func wantEveryOperation(t *testing.T, b objstore.Bucket, want error) {
 	t.Helper()
 	err := b.Put(t.Context(), "dir/object", objstore.Bytes([]byte("x")), objstore.PutOptions{})
 	wantError(t, "put", err, want, objstore.OpPut, "dir/object")
+	// A server may answer before it has read such a body, and hang up.
+	err = b.Put(t.Context(), "dir/object", objstore.Bytes(random(9, refusedBytes)), objstore.PutOptions{})
+	wantError(t, "put of a large object", err, want, objstore.OpPut, "dir/object")
 	_, err = b.Get(t.Context(), "dir/object", 0, 1)
 	wantError(t, "get", err, want, objstore.OpGet, "dir/object")
 	err = b.List(t.Context(), "dir/", "", func(objstore.Info) error { return nil })
