@@ -55,7 +55,7 @@ const (
 	// maxPooledBytes bounds the buffers kept for reuse.
 	maxPooledBytes = 16 << 20
 	// encoderWindowBytes bounds an encoder's memory.
-	encoderWindowBytes = 1 << 20
+	encoderWindowBytes = 4 << 20
 )
 
 // Encoded is an extent or a chunk ready to be stored.

@@ -247,6 +247,27 @@ func TestIndexSaysWhatWasAdded(t *testing.T) {
 	}
 }
 
+func TestDescribe(t *testing.T) {
+	plain := batch(t, record.NewBuilder().SetBaseOffset(7), 3, 10, baseMs+500)
+	marker := record.ControlBatch(record.ControlAbort, 1, 0, 0, baseMs)
+	packed := snappyBatch(t)
+	tests := []struct {
+		parts [][]byte
+		want  ExtentMeta
+	}{
+		{[][]byte{plain}, ExtentMeta{Batches: 1, Records: 3, BaseOffset: 7, LastOffset: 9, MaxTimestamp: baseMs + 502, Uncompressed: true}},
+		{[][]byte{slices.Concat(plain, marker)}, ExtentMeta{Batches: 2, Records: 4, BaseOffset: 7, MaxTimestamp: baseMs + 502, Uncompressed: true}},
+		{[][]byte{packed, plain}, ExtentMeta{Batches: 2, Records: 4, LastOffset: 9, MaxTimestamp: baseMs + 502}},
+		{[][]byte{plain, packed}, ExtentMeta{Batches: 2, Records: 4, BaseOffset: 7, MaxTimestamp: baseMs + 502}},
+	}
+	for i, tt := range tests {
+		tt.want.TopicID, tt.want.Partition = topicB, 5
+		if got, err := Describe(topicB, 5, tt.parts); err != nil || got != tt.want {
+			t.Errorf("%d: %+v, %v, want %+v", i, got, err, tt.want)
+		}
+	}
+}
+
 func TestStoredPartsAreNotCopied(t *testing.T) {
 	parts := [][]byte{batch(t, record.NewBuilder(), 2, 100, 0), batch(t, record.NewBuilder(), 2, 100, 0)}
 	w := NewWriter(Options{Compression: CompressionNone})
