@@ -29,12 +29,12 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	for _, g := range goldens {
 		b := g.make(t, g.mode)
 		for i := range b {
-			for _, bit := range []byte{1, 0x80} {
-				b[i] ^= bit
+			for bit := range 8 {
+				b[i] ^= 1 << bit
 				err := verify(b)
-				b[i] ^= bit
+				b[i] ^= 1 << bit
 				if err == nil {
-					t.Fatalf("%s: byte %d of %d changed unnoticed", g.name, i, len(b))
+					t.Fatalf("%s: bit %d of byte %d of %d changed unnoticed", g.name, bit, i, len(b))
 				}
 				if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNotSegment) && !errors.Is(err, ErrVersion) {
 					t.Fatalf("%s: byte %d: %v", g.name, i, err)
