@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,9 @@ import (
 
 // tailRows is how many of a block's newest rows a view holds: readers at the tail need no database.
 const tailRows = 256
+
+// tailLeft is how many of them stay when memory is short.
+const tailLeft = 8
 
 // rowOverhead is about what a row takes in memory beside its batches.
 const rowOverhead = PhotoSize + 256
@@ -50,6 +54,9 @@ type block struct {
 	used  atomic.Int64 // Store-wide clock of last use, for eviction
 	size  atomic.Int64 // bytes, as of the last publish
 
+	absent  atomic.Bool           // the last load found no such block
+	failure atomic.Pointer[error] // of the last fold; nil when it was good
+
 	mu         sync.Mutex // guards the fold below; a commit holds it from decide to its outcome
 	state      *State     // nil: cold
 	tail       []*Row
@@ -79,10 +86,15 @@ func (s *Store) View(ctx context.Context, id BlockID) (*View, error) {
 	if v := b.view.Load(); v != nil && !b.stale.Load() {
 		return v, nil
 	}
-	if err := s.Refresh(ctx, id); err != nil {
-		return nil, err
+	for range maxLoadTries {
+		if err := s.Refresh(ctx, id); err != nil {
+			return nil, err
+		}
+		if v := b.view.Load(); v != nil || b.absent.Load() {
+			return v, nil
+		}
 	}
-	return b.view.Load(), nil
+	return nil, fmt.Errorf("%w: block %d is evicted as fast as it is loaded", ErrUnavailable, id)
 }
 
 // Views is View for several blocks, in at most one load.
@@ -100,7 +112,15 @@ func (s *Store) Views(ctx context.Context, ids []BlockID) ([]*View, error) {
 	}
 	views := make([]*View, len(ids))
 	for i, id := range ids {
-		views[i] = s.block(id).view.Load()
+		b := s.block(id)
+		if views[i] = b.view.Load(); views[i] != nil || b.absent.Load() {
+			continue
+		}
+		v, err := s.View(ctx, id) // evicted meanwhile
+		if err != nil {
+			return nil, err
+		}
+		views[i] = v
 	}
 	return views, nil
 }
@@ -110,7 +130,15 @@ func (s *Store) Refresh(ctx context.Context, ids ...BlockID) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.refresh.do(ctx, ids...)
+	if err := s.refresh.do(ctx, ids...); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := s.block(id).failure.Load(); err != nil {
+			return *err
+		}
+	}
+	return nil
 }
 
 // errFoldLost says that a block went cold between the reading of its known seq and the folding of what was loaded
@@ -155,28 +183,47 @@ func (s *Store) loadOnce(ctx context.Context, ids []BlockID) (lost []BlockID, er
 	s.clock.saw(loaded.Now)
 	for i := range loaded.Blocks {
 		d := &loaded.Blocks[i]
-		switch err := s.foldLoaded(d, from[d.Row.ID]); {
-		case errors.Is(err, errFoldLost):
+		if s.foldLoaded(d, from[d.Row.ID]) {
 			lost = append(lost, d.Row.ID)
-		case err != nil:
-			return nil, err
 		}
+		delete(from, d.Row.ID)
+	}
+	for id := range from {
+		s.lose(s.block(id))
 	}
 	s.evict()
 	return lost, nil
 }
 
-func (s *Store) foldLoaded(d *BlockDelta, from Seq) error {
+// foldLoaded folds what was loaded of one block; lost says that it must be loaded again. A block that does not fold
+// fails its own readers and commits, not those of others.
+func (s *Store) foldLoaded(d *BlockDelta, from Seq) (lost bool) {
 	b := s.block(d.Row.ID)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.catchUp(d, from); err != nil {
-		b.forget()
-		return err
+	err := b.catchUp(d, from)
+	if err != nil {
+		s.forget(b)
+		if lost = errors.Is(err, errFoldLost); !lost {
+			b.failure.Store(&err)
+			s.log.Error("block does not fold", "block", b.id, "error", err)
+		}
+		return lost
 	}
-	b.publish()
+	b.failure.Store(nil)
+	s.publish(b)
 	s.queueCheckpoint(b)
-	return nil
+	return false
+}
+
+// lose drops all that is kept of a block that is not there (any more).
+func (s *Store) lose(b *block) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.forget(b)
+	b.failure.Store(nil)
+	b.absent.Store(true)
+	b.view.Store(nil)
 }
 
 // known is the seq up to which the block is folded. While a commit decides it waits for the outcome.
@@ -191,10 +238,12 @@ func (b *block) known() Seq {
 
 // catchUp folds what was loaded above from; rows that are folded already are passed over. b.mu is held.
 func (b *block) catchUp(d *BlockDelta, from Seq) error {
-	if b.state == nil {
-		if from != SeqCold {
-			return errFoldLost
-		}
+	if b.state == nil && from != SeqCold {
+		return errFoldLost
+	}
+	// Another load or commit may have warmed the block since this load was asked for, to an older seq than the checkpoint
+	// that this one starts from.
+	if b.state == nil || (d.Checkpoint != nil && d.Checkpoint.Seq > b.state.Seq) {
 		if err := b.warmUp(d); err != nil {
 			return err
 		}
@@ -206,10 +255,18 @@ func (b *block) catchUp(d *BlockDelta, from Seq) error {
 		if r.Seq <= b.state.Seq {
 			continue
 		}
+		if r.Seq != b.state.Seq+1 {
+			return errFoldLost // merged away in between: a cold load starts at a checkpoint above them
+		}
 		if err := b.state.Apply(r); err != nil {
 			return err
 		}
 		b.keep(r)
+	}
+	// A cold load that began before the newest commit of ours may end after that was folded and forgotten again: readers
+	// must not be taken back.
+	if v := b.view.Load(); v != nil && (b.state.Seq < v.Seq || b.state.Row.Version < v.Row.Version) {
+		return errFoldLost
 	}
 	return nil
 }
@@ -235,14 +292,19 @@ func (b *block) warmUp(d *BlockDelta) error {
 // keep adds a row to the tail. Views share the tail's array: it is only ever appended to, and copied when it is cut.
 func (b *block) keep(r *Row) {
 	if len(b.tail) >= 2*tailRows {
-		b.tail = append(make([]*Row, 0, 2*tailRows+1), b.tail[len(b.tail)-tailRows:]...)
-		b.tailBytes = 0
-		for _, r := range b.tail {
-			b.tailBytes += rowSize(r)
-		}
+		b.cut(tailRows)
 	}
 	b.tail = append(b.tail, r)
 	b.tailBytes += rowSize(r)
+}
+
+// cut leaves the newest rows of the tail.
+func (b *block) cut(rows int) {
+	b.tail = append(make([]*Row, 0, 2*rows), b.tail[len(b.tail)-rows:]...)
+	b.tailBytes = 0
+	for _, r := range b.tail {
+		b.tailBytes += rowSize(r)
+	}
 }
 
 func rowSize(r *Row) int64 {
@@ -254,15 +316,12 @@ func rowSize(r *Row) int64 {
 }
 
 // publish makes the fold's state the view and wakes the watchers when it moved. b.mu is held.
-func (b *block) publish() {
+func (s *Store) publish(b *block) {
 	old := b.view.Load()
-	if old != nil && old.Seq == b.state.Seq && old.Row.Version == b.state.Row.Version {
+	if old != nil && old.Seq == b.state.Seq && old.Row.Version == b.state.Row.Version && len(old.tail) >= len(b.tail) {
 		return
 	}
-	b.view.Store(&View{
-		Seq: b.state.Seq, Row: b.state.Row, Photo: b.state.Photo, lso: b.state.lsos(), tail: b.tail[:len(b.tail):len(b.tail)],
-	})
-	b.size.Store(b.state.Size() + b.tailBytes)
+	s.show(b)
 	b.watchMu.Lock()
 	defer b.watchMu.Unlock()
 	for w := range b.watches {
@@ -270,10 +329,23 @@ func (b *block) publish() {
 	}
 }
 
+// show makes the fold's state the view. b.mu is held.
+func (s *Store) show(b *block) {
+	b.absent.Store(false)
+	b.view.Store(&View{
+		Seq: b.state.Seq, Row: b.state.Row, Photo: b.state.Photo, lso: b.state.lsos(), tail: b.tail[:len(b.tail):len(b.tail)],
+	})
+	s.resize(b, b.state.Size()+b.tailBytes)
+}
+
+// resize notes what a block's fold takes, in bytes.
+func (s *Store) resize(b *block, size int64) { s.cached.Add(size - b.size.Swap(size)) }
+
 // forget throws the fold away: the next use loads it again. The view stays: what it says was true. b.mu is held.
-func (b *block) forget() {
+func (s *Store) forget(b *block) {
 	b.state, b.tail, b.tailBytes = nil, nil, 0
 	b.stale.Store(true)
+	s.resize(b, 0)
 }
 
 func (b *block) watchers() int {
@@ -282,36 +354,51 @@ func (b *block) watchers() int {
 	return len(b.watches)
 }
 
-// evict forgets the least recently used blocks while the cache is over its bound. Blocks that are watched or in use by a
-// commit stay.
+// evict keeps the folds within their bound. It first cuts the tails of the least recently used blocks, which only save
+// readers a query, then forgets the folds of those that are neither watched nor in use by a commit.
 func (s *Store) evict() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var total int64
-	for _, b := range s.blocks {
-		total += b.size.Load()
-	}
-	if total <= s.opts.FoldCacheBytes {
+	if s.cached.Load() <= s.opts.FoldCacheBytes {
 		return
 	}
+	s.mu.Lock()
 	byAge := make([]*block, 0, len(s.blocks))
 	for _, b := range s.blocks {
-		byAge = append(byAge, b)
-	}
-	slices.SortFunc(byAge, func(a, b *block) int { return int(a.used.Load() - b.used.Load()) })
-	for _, b := range byAge {
-		if total <= s.opts.FoldCacheBytes*3/4 {
-			return
+		if b.size.Load() > 0 {
+			byAge = append(byAge, b)
 		}
-		if b.watchers() > 0 || len(b.token) > 0 || !b.mu.TryLock() {
-			continue
-		}
-		total -= b.size.Load()
-		b.forget()
-		b.size.Store(0)
-		b.view.Store(nil)
-		b.mu.Unlock()
 	}
+	s.mu.Unlock()
+	slices.SortFunc(byAge, func(a, b *block) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
+	target := s.opts.FoldCacheBytes / 4 * 3
+	for _, cut := range []func(*block){s.cutTail, s.drop} {
+		for _, b := range byAge {
+			if s.cached.Load() <= target {
+				return
+			}
+			if b.mu.TryLock() {
+				cut(b)
+				b.mu.Unlock()
+			}
+		}
+	}
+}
+
+// cutTail leaves a block's fold only its newest rows. b.mu is held.
+func (s *Store) cutTail(b *block) {
+	if b.state == nil || len(b.tail) <= tailLeft {
+		return
+	}
+	b.cut(tailLeft)
+	s.show(b)
+}
+
+// drop forgets a block unless it is in use. b.mu is held.
+func (s *Store) drop(b *block) {
+	if b.watchers() > 0 || len(b.token) > 0 {
+		return
+	}
+	s.forget(b)
+	b.view.Store(nil)
 }
 
 // Watch wakes when one of its blocks moves.
@@ -367,6 +454,7 @@ func (s *Store) queueCheckpoint(b *block) {
 	if b.state.Seq-b.checkpoint < every || len(s.checkpoints) == cap(s.checkpoints) {
 		return
 	}
+	b.state.prune()
 	job := checkpointJob{block: b.id, seq: b.state.Seq, state: b.state.AppendCheckpoint(nil)}
 	select {
 	case s.checkpoints <- job:

@@ -7,8 +7,8 @@ type CatalogueVersion int64
 const (
 	// MaxPartitionsPerTopic bounds one topic.
 	MaxPartitionsPerTopic = 100_000
-	// TombstoneRetention bounds how long a deleted topic's tombstone serves agents that refresh incrementally; an agent
-	// that was away longer reloads everything.
+	// TombstonesKept bounds the tombstones of deleted topics, which serve agents that refresh incrementally; an agent that
+	// missed more than these reloads everything.
 	TombstonesKept = 10_000
 )
 

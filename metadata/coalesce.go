@@ -45,19 +45,10 @@ func (c *coalescer[K]) do(ctx context.Context, keys ...K) error {
 		c.run(ctx, b)
 	case <-b.done:
 	case <-ctx.Done():
-		return c.leave(ctx, b)
+		// A token that nobody is left to take stays for who asks next: b takes keys until its call begins.
+		return ctx.Err()
 	}
 	return b.err
-}
-
-// leave gives up waiting; when b was just told to lead, somebody must still run it.
-func (c *coalescer[K]) leave(ctx context.Context, b *coalesced[K]) error {
-	select {
-	case <-b.lead:
-		c.run(ctx, b)
-	default:
-	}
-	return ctx.Err()
 }
 
 func (c *coalescer[K]) run(ctx context.Context, b *coalesced[K]) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 )
 
 // Commit commits flushes in one transaction and in order, and gives each its own results. When it returns an error
@@ -16,6 +15,11 @@ import (
 // batches from then on: it sets FlagAccepted in them, and views keep them.
 func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, error) {
 	c := &commit{store: s, flushes: flushes}
+	for _, f := range flushes {
+		if err := f.check(); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -44,6 +48,7 @@ type commit struct {
 	blocks  []*block        // by id; their tokens are held
 	locked  []*block        // whose mu is held, from decide to the outcome
 	from    map[BlockID]Seq // known when the load was asked for
+	ages    idRanges        // of the producers that the rules may ask about
 	rows    []*Row
 	inline  int64 // bytes
 	results []FlushResult
@@ -83,14 +88,18 @@ func (c *commit) release() {
 // learnAges looks up when the producers were handed out that the rules may ask about.
 func (c *commit) learnAges(ctx context.Context) error {
 	var unknown []ProducerID
+	last := NoProducer
 	for _, f := range c.flushes {
 		for i := range f.Extents {
 			for j := range f.Extents[i].Batches {
 				b := &f.Extents[i].Batches[j]
-				if b.Producer == NoProducer || b.First == 0 || c.store.ids.knows(b.Producer) {
+				if b.Producer == NoProducer || b.Producer == last || b.First <= 0 || c.ages.contains(b.Producer) {
 					continue
 				}
-				unknown = append(unknown, b.Producer)
+				last = b.Producer
+				if !c.store.ages.copyTo(&c.ages, b.Producer) {
+					unknown = append(unknown, b.Producer)
+				}
 			}
 		}
 	}
@@ -104,11 +113,9 @@ func (c *commit) learnAges(ctx context.Context) error {
 		return fmt.Errorf("look up producer ids: %w", err)
 	}
 	for _, r := range ranges {
-		c.store.ids.add(r)
+		c.ages.insert(r)
 	}
-	for _, id := range unknown {
-		c.store.ids.miss(id)
-	}
+	c.store.ages.learn(ranges, unknown)
 	return nil
 }
 
@@ -140,7 +147,7 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 	c.abandon()
 	c.store.clock.saw(loaded.Now)
 	d := decision{
-		now: loaded.Now, states: make(map[BlockID]*State, len(c.blocks)), ages: &c.store.ids, inlineNew: loaded.InlineNew,
+		now: loaded.Now, states: make(map[BlockID]*State, len(c.blocks)), ages: &c.ages, inlineNew: loaded.InlineNew,
 	}
 	for _, b := range c.blocks {
 		b.mu.Lock()
@@ -176,7 +183,7 @@ func (c *commit) find(id BlockID) *block {
 // abandon throws away what an attempt folded without committing it.
 func (c *commit) abandon() {
 	for _, b := range c.locked {
-		b.forget()
+		c.store.forget(b)
 		b.mu.Unlock()
 	}
 	c.locked, c.rows, c.results = nil, nil, nil
@@ -194,7 +201,7 @@ func (c *commit) finish(err error) {
 	event := Event{Blocks: make([]BlockSeq, 0, len(c.locked))}
 	for _, b := range c.locked {
 		if b.state != nil {
-			b.publish()
+			c.store.publish(b)
 			c.store.queueCheckpoint(b)
 			event.Blocks = append(event.Blocks, BlockSeq{Block: b.id, Seq: b.state.Seq})
 		}
@@ -205,69 +212,3 @@ func (c *commit) finish(err error) {
 	c.store.pending.add(event)
 	c.store.evict()
 }
-
-// maxIDRanges bounds the ranges of producer ids that are remembered.
-const maxIDRanges = 4096
-
-// idRanges remembers when producer ids were handed out. Ranges never change.
-type idRanges struct {
-	mu     sync.Mutex
-	ranges []ProducerRange // by First
-	missed map[ProducerID]struct{}
-}
-
-func (r *idRanges) add(x ProducerRange) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.ranges) >= maxIDRanges {
-		r.ranges = append(r.ranges[:0], r.ranges[maxIDRanges/2:]...)
-	}
-	i, found := slices.BinarySearchFunc(r.ranges, x, func(a, b ProducerRange) int { return int(a.First - b.First) })
-	if !found {
-		r.ranges = slices.Insert(r.ranges, i, x)
-	}
-}
-
-// miss remembers that id is in no range, unless it is.
-func (r *idRanges) miss(id ProducerID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.find(id); ok {
-		return
-	}
-	if len(r.missed) >= maxIDRanges || r.missed == nil {
-		r.missed = map[ProducerID]struct{}{}
-	}
-	r.missed[id] = struct{}{}
-}
-
-func (r *idRanges) find(id ProducerID) (ProducerRange, bool) {
-	i, found := slices.BinarySearchFunc(r.ranges, id, func(a ProducerRange, id ProducerID) int { return int(a.First - id) })
-	if !found {
-		i--
-	}
-	if i < 0 || !r.ranges[i].Contains(id) {
-		return ProducerRange{}, false
-	}
-	return r.ranges[i], true
-}
-
-func (r *idRanges) knows(id ProducerID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.find(id); ok {
-		return true
-	}
-	_, missed := r.missed[id]
-	return missed
-}
-
-// HandedOut implements ProducerAges.
-func (r *idRanges) HandedOut(id ProducerID) (Millis, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	x, ok := r.find(id)
-	return x.At, ok
-}
-
-var _ ProducerAges = (*idRanges)(nil)

@@ -6,12 +6,6 @@ import (
 	"math"
 )
 
-// ProducerAges says when producer ids were handed out. It is asked only about producers whose first batch in a
-// partition does not start at sequence 0.
-type ProducerAges interface {
-	HandedOut(ProducerID) (at Millis, ok bool)
-}
-
 // decision is one commit being decided: the rules over the states of its blocks. It changes the states; when the commit
 // then fails they must be thrown away.
 type decision struct {
@@ -34,7 +28,7 @@ func (d *decision) decide(flushes []*Flush, receipts map[FlushID][]byte) ([]Flus
 			results[i] = FlushResult{Err: ErrFlushTooOld}
 			d.dropPayload(f)
 		} else {
-			results[i], err = d.flush(f)
+			results[i] = d.flush(f)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("flush %s: %w", f.ID, err)
@@ -78,7 +72,7 @@ func (d *decision) resubmitted(f *Flush, data []byte) (FlushResult, error) {
 }
 
 // flush decides a flush that was not committed before: one row for every block in which a batch is accepted.
-func (d *decision) flush(f *Flush) (FlushResult, error) {
+func (d *decision) flush(f *Flush) FlushResult {
 	n := 0
 	for i := range f.Extents {
 		n += len(f.Extents[i].Batches)
@@ -88,9 +82,6 @@ func (d *decision) flush(f *Flush) (FlushResult, error) {
 	for i := 0; i < len(f.Extents); {
 		j := i + 1
 		for j < len(f.Extents) && f.Extents[j].Block == f.Extents[i].Block {
-			if f.Extents[j].Slot <= f.Extents[j-1].Slot {
-				return FlushResult{}, fmt.Errorf("extents of block %d are not in slot order", f.Extents[i].Block)
-			}
 			j++
 		}
 		var row *Row
@@ -107,7 +98,7 @@ func (d *decision) flush(f *Flush) (FlushResult, error) {
 	} else if f.Object != "" {
 		d.save.Objects = append(d.save.Objects, ObjectRow{Key: f.Object, Size: f.ObjectSize, Refs: rows, State: ObjectLive})
 	}
-	return FlushResult{Batches: results}, nil
+	return FlushResult{Batches: results}
 }
 
 // block decides the extents of one flush in one block.
@@ -160,7 +151,7 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 		return r
 	}
 	if b.Producer != NoProducer {
-		if r.Code, r.Base = d.sequence(s, e, b); r.Code != CodeAccepted {
+		if r.Code, r.Base = d.sequence(s, e, b, at); r.Code != CodeAccepted {
 			return r
 		}
 	}
@@ -175,13 +166,9 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 // sequence checks an idempotent batch against its producer's state. With no state at all a sequence other than 0 is
 // held when an earlier batch must still be on its way: the producer id was handed out after the partition was made and
 // not longer ago than state is kept (design: write path).
-func (d *decision) sequence(s *State, e *Extent, b *Batch) (Code, Offset) {
-	k := producerKey{slot: e.Slot, id: b.Producer}
-	if p := s.producers[k]; p != nil {
-		if _, open := s.open[k]; open || d.now.Sub(p.at) <= ProducerExpiry {
-			return p.check(b)
-		}
-		delete(s.producers, k)
+func (d *decision) sequence(s *State, e *Extent, b *Batch, at Millis) (Code, Offset) {
+	if p := s.producer(producerKey{slot: e.Slot, id: b.Producer}, at); p != nil {
+		return p.check(b)
 	}
 	if b.First == 0 {
 		return CodeAccepted, -1
@@ -219,6 +206,9 @@ func decodeReceipt(data []byte, f *Flush) ([]BatchResult, error) {
 	results := make([]BatchResult, d.count(math.MaxInt32, 2))
 	for i := range results {
 		results[i] = BatchResult{Code: Code(d.byte()), Base: Offset(d.varint()), LogStart: -1}
+	}
+	if d.err == nil && len(d.b) != 0 {
+		d.fail()
 	}
 	if d.err != nil {
 		return nil, fmt.Errorf("receipt: %w", d.err)

@@ -1,5 +1,7 @@
 package metadata
 
+import "fmt"
+
 // Codec says how an extent is stored.
 type Codec uint8
 
@@ -58,6 +60,27 @@ type Flush struct {
 	Inline     [][]byte  // the payload, when Object is ""; not changed or kept after Commit returns
 	// Extents, at most one for a partition. Commit handles them in the order given.
 	Extents []Extent
+}
+
+// check refuses what would break a block's log: extents out of order or twice, counts that do not move offsets on.
+func (f *Flush) check() error {
+	for i := range f.Extents {
+		e := &f.Extents[i]
+		if e.Slot >= SlotsPerBlock || e.Length < 0 || e.RawLength < 0 || e.Position < 0 {
+			return fmt.Errorf("flush %s: extent %d is out of bounds", f.ID, i)
+		}
+		if i > 0 {
+			if p := &f.Extents[i-1]; e.Block < p.Block || (e.Block == p.Block && e.Slot <= p.Slot) {
+				return fmt.Errorf("flush %s: extent %d is not in order of block and slot", f.ID, i)
+			}
+		}
+		for j := range e.Batches {
+			if b := &e.Batches[j]; b.Records < 1 || b.Length < 0 || b.First < -1 || b.Last < -1 {
+				return fmt.Errorf("flush %s: batch %d of extent %d is out of bounds", f.ID, j, i)
+			}
+		}
+	}
+	return nil
 }
 
 // Code is what the commit decided for one batch.

@@ -187,9 +187,8 @@ func (d *decoder) batch(x *Batch) {
 	x.Producer = ProducerID(d.varint())
 	x.Epoch, x.First, x.Last = -1, -1, -1
 	if x.Producer != NoProducer {
-		x.Epoch = ProducerEpoch(d.varint())
-		x.First = Sequence(d.varint())
-		x.Last = Sequence(d.varint())
+		x.Epoch = ProducerEpoch(d.within(math.MinInt16, math.MaxInt16))
+		x.First, x.Last = d.sequence(), d.sequence()
 	}
 }
 
@@ -245,6 +244,19 @@ func (d *decoder) varint() int64 {
 	d.b = d.b[n:]
 	return v
 }
+
+// within reads a varint that must lie within bounds.
+func (d *decoder) within(lo, hi int64) int64 {
+	v := d.varint()
+	if v < lo || v > hi {
+		d.fail()
+		return 0
+	}
+	return v
+}
+
+// sequence reads a Sequence; -1 is that of control batches.
+func (d *decoder) sequence() Sequence { return Sequence(d.within(-1, int64(MaxSequence))) }
 
 // count reads how many elements of at least size bytes follow; never more than fit in what is left.
 func (d *decoder) count(limit uint64, size int) int {

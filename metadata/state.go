@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"fmt"
+	"math"
 	"sort"
 )
 
@@ -51,7 +52,7 @@ func (s *State) note(slot Slot, b *Batch, base Offset, at Millis) {
 		return
 	}
 	k := producerKey{slot: slot, id: b.Producer}
-	p := s.producers[k]
+	p := s.producer(k, at)
 	if p == nil {
 		p = &producer{epoch: b.Epoch}
 		s.producers[k] = p
@@ -64,6 +65,33 @@ func (s *State) note(slot Slot, b *Batch, base Offset, at Millis) {
 		delete(s.open, k)
 	} else if _, open := s.open[k]; !open {
 		s.open[k] = base
+	}
+}
+
+// producer gives what is known of a producer at a time, or nil. What expired by then counts as unknown: a checkpoint may
+// have left it out, and every agent must fold and decide alike.
+func (s *State) producer(k producerKey, at Millis) *producer {
+	p := s.producers[k]
+	if p == nil || !s.expired(k, p, at) {
+		return p
+	}
+	return nil
+}
+
+func (s *State) expired(k producerKey, p *producer, at Millis) bool {
+	if at.Sub(p.at) <= ProducerExpiry {
+		return false
+	}
+	_, open := s.open[k]
+	return !open
+}
+
+// prune lets go of the producers that expired before the newest row. It changes no decision.
+func (s *State) prune() {
+	for k, p := range s.producers {
+		if s.expired(k, p, s.Time) {
+			delete(s.producers, k)
+		}
 	}
 }
 
@@ -116,7 +144,7 @@ func (s *State) AppendCheckpoint(b []byte) []byte {
 	b = s.Photo.AppendTo(b)
 	keys := make([]producerKey, 0, len(s.producers))
 	for k, p := range s.producers {
-		if _, open := s.open[k]; open || s.Time.Sub(p.at) <= ProducerExpiry {
+		if !s.expired(k, p, s.Time) {
 			keys = append(keys, k)
 		}
 	}
@@ -176,19 +204,23 @@ func FromCheckpoint(row BlockRow, data []byte) (*State, error) {
 	for range d.entries(minProducerSize) {
 		k := producerKey{slot: Slot(d.byte())}
 		p := &producer{n: d.byte()}
-		k.id, p.epoch, p.at = ProducerID(d.varint()), ProducerEpoch(d.varint()), s.Time-Millis(d.varint())
+		k.id, p.epoch, p.at = ProducerID(d.varint()), ProducerEpoch(d.within(math.MinInt16, math.MaxInt16)), s.Time-Millis(d.varint())
 		if p.n > keptBatches || k.slot >= SlotsPerBlock {
 			d.fail()
 			break
 		}
 		for i := range p.n {
-			p.last[i] = committed{first: Sequence(d.varint()), last: Sequence(d.varint()), base: Offset(d.varint())}
+			p.last[i] = committed{first: d.sequence(), last: d.sequence(), base: Offset(d.varint())}
 		}
 		s.producers[k] = p
 	}
 	for range d.entries(minOpenSize) {
 		k := producerKey{slot: Slot(d.byte())}
 		k.id = ProducerID(d.varint())
+		if k.slot >= SlotsPerBlock {
+			d.fail()
+			break
+		}
 		s.open[k] = Offset(d.varint())
 	}
 	if d.err == nil && len(d.b) != 0 {

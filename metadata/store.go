@@ -34,6 +34,7 @@ const (
 	// housekeepInterval and housekeepLimit bound the removal of old receipts.
 	housekeepInterval = 30 * time.Second
 	housekeepLimit    = 10_000
+	housekeepPause    = 100 * time.Millisecond // between steps, when there is more than one step to do
 	// residentPoll is how often the size of the inline payloads is read.
 	residentPoll = 5 * time.Second
 )
@@ -54,7 +55,8 @@ type Store struct {
 	log    *slog.Logger
 	opts   Options
 	clock  clock
-	ids    idRanges
+	ages   ageCache
+	cached atomic.Int64 // bytes of the folds in blocks
 
 	mu     sync.Mutex
 	blocks map[BlockID]*block
@@ -152,7 +154,7 @@ func (s *Store) AllocateProducerIDs(ctx context.Context, count int) (ProducerRan
 	if err != nil {
 		return r, fmt.Errorf("allocate producer ids: %w", err)
 	}
-	s.ids.add(r)
+	s.ages.learn([]ProducerRange{r}, nil)
 	return r, nil
 }
 
@@ -313,11 +315,17 @@ func (s *Store) runHousekeeping(ctx context.Context) error {
 		if err := pause(ctx, housekeepInterval); err != nil {
 			return err
 		}
-		n, err := s.driver.ExpireReceipts(ctx, ReceiptRetention, housekeepLimit)
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn("receipts not expired", "error", err)
-		} else if n > 0 {
-			s.log.Debug("receipts expired", "rows", n)
+		for n := housekeepLimit; n == housekeepLimit; {
+			var err error
+			if n, err = s.driver.ExpireReceipts(ctx, ReceiptRetention, housekeepLimit); err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("receipts not expired", "error", err)
+				}
+				break
+			}
+			if err := pause(ctx, housekeepPause); err != nil {
+				return err
+			}
 		}
 	}
 }

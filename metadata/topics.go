@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -55,15 +56,15 @@ func (c *Catalogue) with(l *TopicsLoaded) *Catalogue {
 	for _, id := range l.Deleted {
 		delete(next.byID, id)
 	}
-	parts := l.Partitions
+	parts := make(map[TopicID][]Partition, len(l.Topics))
+	for i := range l.Partitions {
+		p := &l.Partitions[i]
+		parts[p.Topic] = append(parts[p.Topic], p.Partition)
+	}
 	for _, r := range l.Topics {
 		t := &Topic{
 			ID: r.ID, Name: r.Name, Configs: r.Configs, ReplicationFactor: r.ReplicationFactor, Version: r.Version,
-			Created: r.Created,
-		}
-		for len(parts) > 0 && parts[0].Topic == r.ID {
-			t.Partitions = append(t.Partitions, parts[0].Partition)
-			parts = parts[1:]
+			Created: r.Created, Partitions: parts[r.ID],
 		}
 		next.byID[r.ID] = t
 	}
@@ -75,7 +76,8 @@ func (c *Catalogue) with(l *TopicsLoaded) *Catalogue {
 	return next
 }
 
-// change runs one catalogue transaction and tells everybody.
+// change runs one catalogue transaction and tells everybody. Its error is that of the transaction; after one of unknown
+// outcome all that is cached is asked for again.
 func (s *Store) change(ctx context.Context, load CatalogueLoad, decide func(*CatalogueLoaded) (*CatalogueSave, error)) error {
 	var version CatalogueVersion
 	var changed []BlockID
@@ -92,15 +94,22 @@ func (s *Store) change(ctx context.Context, load CatalogueLoad, decide func(*Cat
 		return save, nil
 	})
 	if err != nil {
+		s.catStale.Store(true)
+		if errors.Is(err, ErrUnknownOutcome) {
+			s.moved(Event{All: true})
+		}
 		return err
 	}
-	s.catStale.Store(true)
-	e := Event{Catalogue: version, Changed: changed}
-	s.events.add(e)
-	s.pending.add(e)
-	if len(changed) > 0 {
-		return s.Refresh(ctx, changed...)
+	if version == 0 && len(changed) == 0 {
+		return nil
 	}
+	if version > 0 {
+		s.catStale.Store(true)
+	}
+	e := Event{Catalogue: version, Changed: changed}
+	s.moved(e)      // this Store's readers see it even without Run,
+	s.events.add(e) // its watchers by Run,
+	s.pending.add(e)
 	return nil
 }
 
