@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Other people's clients against Skein, doing real work on real input: kcat (librdkafka) and Kafka's own Java tools.
+#   interop.sh [BOOTSTRAP]
+# Without BOOTSTRAP it starts ./skein dev on a free port with a fresh folder. BYTES sets the size of the generated file
+# (default 64 MiB).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kafka=testdata/interop/kafka/kafka.sh
+$kafka fetch
+work=$(mktemp -d)
+server=
+cleanup() {
+  [ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server" 2>/dev/null || true; }
+  rm -rf "$work"
+}
+trap cleanup EXIT
+bootstrap=${1:-}
+if [ -z "$bootstrap" ]; then
+  bootstrap=127.0.0.1:29192
+  ./skein dev --listen $bootstrap --http 127.0.0.1:29190 --data "$work/data" 2>"$work/log" &
+  server=$!
+  for _ in $(seq 100); do
+    curl -fs -o /dev/null http://127.0.0.1:29190/ready && break
+    kill -0 "$server" || { cat "$work/log"; exit 1; }
+    sleep 0.1
+  done
+fi
+passed=0 failed=0
+check() { # NAME WANT GOT
+  if [ "$2" = "$3" ]; then
+    passed=$((passed + 1)); echo "ok    $1"
+  else
+    failed=$((failed + 1)); echo "FAIL  $1: want $(head -c 200 <<<"$2"), got $(head -c 200 <<<"$3")"
+  fi
+}
+sum() { sha256sum | cut -d' ' -f1; }
+t=interop-$$
+
+# Real input: the licence texts of a Debian machine, and a generated file of lines.
+cat /usr/share/common-licenses/* | grep -v '^$' >"$work/licences"
+head -c "$((${BYTES:-67108864} * 3 / 4))" /dev/urandom | base64 -w 1000 >"$work/big"
+
+$kafka topics --bootstrap-server "$bootstrap" --create --topic "$t-a" --partitions 1 --config retention.ms=-1 >/dev/null
+check "kafka-topics --describe" "1" \
+  "$($kafka topics --bootstrap-server "$bootstrap" --describe --topic "$t-a" 2>&1 | grep -c 'PartitionCount: 1')"
+
+kcat -b "$bootstrap" -P -t "$t-a" -p 0 <"$work/licences"
+check "kcat produce and consume: licence texts" "$(sum <"$work/licences")" \
+  "$(kcat -b "$bootstrap" -C -t "$t-a" -p 0 -o beginning -e -q | sum)"
+lines=$(wc -l <"$work/licences")
+check "kafka-get-offsets" "$t-a:0:$lines" "$($kafka get-offsets --bootstrap-server "$bootstrap" --topic "$t-a")"
+check "kcat consume from an offset" "$(tail -n +101 "$work/licences" | sum)" \
+  "$(kcat -b "$bootstrap" -C -t "$t-a" -p 0 -o 100 -e -q | sum)"
+
+$kafka topics --bootstrap-server "$bootstrap" --create --topic "$t-b" --partitions 1 >/dev/null
+$kafka console-producer --bootstrap-server "$bootstrap" --topic "$t-b" <"$work/licences"
+check "console-producer to console-consumer" "$(sum <"$work/licences")" \
+  "$($kafka console-consumer --bootstrap-server "$bootstrap" --topic "$t-b" --partition 0 --offset earliest \
+    --max-messages "$lines" --timeout-ms 20000 2>/dev/null | sum)"
+
+for codec in gzip snappy lz4 zstd; do
+  kcat -b "$bootstrap" -P -t "$t-$codec" -p 0 -z $codec <"$work/licences"
+  check "kcat $codec, read by console-consumer" "$(sum <"$work/licences")" \
+    "$($kafka console-consumer --bootstrap-server "$bootstrap" --topic "$t-$codec" --partition 0 --offset earliest \
+      --max-messages "$lines" --timeout-ms 20000 2>/dev/null | sum)"
+done
+
+kcat -b "$bootstrap" -P -t "$t-big" -p 0 <"$work/big"
+check "kcat: generated file of $(stat -c %s "$work/big") bytes" "$(sum <"$work/big")" \
+  "$(kcat -b "$bootstrap" -C -t "$t-big" -p 0 -o beginning -e -q | sum)"
+
+now=$(($(date +%s) * 1000))
+sleep 1
+echo later | kcat -b "$bootstrap" -P -t "$t-a" -p 0
+check "replay from a timestamp (kcat)" "later" "$(kcat -b "$bootstrap" -C -t "$t-a" -p 0 -o "s@$((now + 900))" -e -q | tail -1)"
+check "kafka-get-offsets --time" "$t-a:0:$lines" \
+  "$($kafka get-offsets --bootstrap-server "$bootstrap" --topic "$t-a" --time $((now + 900)))"
+
+$kafka configs --bootstrap-server "$bootstrap" --alter --entity-type topics --entity-name "$t-a" \
+  --add-config retention.ms=3600000,cleanup.policy=[compact,delete] >/dev/null
+check "kafka-configs: alter and describe" "2" \
+  "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type topics --entity-name "$t-a" |
+    grep -cE 'retention.ms=3600000 |cleanup.policy=compact,delete ')"
+$kafka configs --bootstrap-server "$bootstrap" --alter --entity-type topics --entity-name "$t-a" \
+  --delete-config retention.ms,cleanup.policy >/dev/null
+check "kafka-configs: delete" "0" \
+  "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type topics --entity-name "$t-a" |
+    grep -c 'retention.ms' || true)"
+check "kafka-configs: a broker's" "1" \
+  "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type brokers --all 2>/dev/null |
+    grep -c 'message.max.bytes=' || true)"
+
+$kafka topics --bootstrap-server "$bootstrap" --alter --topic "$t-b" --partitions 3
+check "kafka-topics --alter --partitions" "3" \
+  "$($kafka topics --bootstrap-server "$bootstrap" --describe --topic "$t-b" | grep -c 'Leader:')"
+
+echo "{\"partitions\":[{\"topic\":\"$t-b\",\"partition\":0,\"offset\":10}],\"version\":1}" >"$work/delete.json"
+$kafka delete-records --bootstrap-server "$bootstrap" --offset-json-file "$work/delete.json" >/dev/null
+check "kafka-delete-records" "$t-b:0:10" \
+  "$($kafka get-offsets --bootstrap-server "$bootstrap" --topic "$t-b" --partitions 0 --time earliest)"
+check "kafka-log-dirs" "1" \
+  "$($kafka log-dirs --bootstrap-server "$bootstrap" --describe --topic-list "$t-b" | grep -c '"logDirs"')"
+check "kafka-cluster cluster-id" "1" "$($kafka cluster cluster-id --bootstrap-server "$bootstrap" | grep -c 'Cluster ID: ')"
+
+$kafka topics --bootstrap-server "$bootstrap" --delete --topic "$t-b"
+check "kafka-topics --delete" "0" "$($kafka topics --bootstrap-server "$bootstrap" --list | grep -cx "$t-b" || true)"
+
+check "kafka-producer-perf" "1" \
+  "$($kafka producer-perf --topic "$t-perf" --num-records 20000 --record-size 1024 --throughput -1 \
+    --producer-props bootstrap.servers="$bootstrap" enable.idempotence=true | grep -c '20000 records sent')"
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
