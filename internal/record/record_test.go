@@ -448,6 +448,16 @@ func TestBuilderKeepsHoles(t *testing.T) {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	compareRecords(t, empty, nil)
+	for _, delta := range []int32{0, 12} {
+		bld := NewBuilder()
+		for _, r := range kept {
+			bld.Add(r)
+		}
+		b := build(t, bld.SetLastOffsetDelta(delta), nil)
+		if h, err := Parse(b); err != nil || h.LastOffsetDelta != max(delta, 7) {
+			t.Errorf("last offset delta %d, %v, want at least %d and 7", h.LastOffsetDelta, err, delta)
+		}
+	}
 	if _, err := NewBuilder().Build(); !errors.Is(err, ErrBuild) {
 		t.Errorf("no records: %v", err)
 	}
