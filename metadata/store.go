@@ -100,6 +100,9 @@ func NewStore(opts Options) *Store {
 	s.refresh = coalescer[BlockID]{call: s.loadBlocks, timeout: loadTimeout}
 	s.reload = coalescer[struct{}]{call: s.loadCatalogue, timeout: loadTimeout}
 	s.catStale.Store(true)
+	if w, ok := opts.Driver.(IncarnationWatcher); ok {
+		w.OnIncarnation(s.Forget)
+	}
 	return s
 }
 
