@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -153,4 +154,10 @@ func TestCommitAndLocate(t *testing.T) {
 	if want := int64(2 * (5*70 + 45)); records != want || batches*2 != want {
 		t.Fatalf("views: %d records in %d batches, want %d", records, batches, want)
 	}
+}
+
+func median(list []float64) float64 {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return list[len(list)/2]
 }
