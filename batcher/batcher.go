@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skeinio/skein/metadata"
+	"github.com/skeinio/skein/objstore"
 )
 
 // Errors of a Result. Match with errors.Is.
@@ -27,6 +28,8 @@ var (
 	ErrUnknownPartition = errors.New("unknown partition")
 	// ErrInvalidTxnState: Kafka's 48, INVALID_TXN_STATE.
 	ErrInvalidTxnState = errors.New("invalid transaction state")
+	// ErrInvalidBatch: a batch that was not validated as the contract says (a fault of the caller).
+	ErrInvalidBatch = errors.New("batch is not fit to be stored")
 )
 
 // Batch is one validated record batch of one partition.
@@ -46,7 +49,8 @@ type Batch struct {
 type Produce struct {
 	// Conn is the connection's id: with the partition it names the chain of batches that have no producer id.
 	Conn uint64
-	// Deadline is when the waiters must have an answer (the request's timeout).
+	// Deadline is when the waiters must have an answer (the request's timeout). It is taken to be at least MinWait and at
+	// most MaxWait after Submit.
 	Deadline time.Time
 	Batches  []Batch
 	// Done is called exactly once, with a result for every batch, from any goroutine; it must not block. The batcher
@@ -69,9 +73,18 @@ type Store interface {
 	Now(ctx context.Context) (metadata.Millis, error)
 	InlineResident() int64
 	Watch(ids []metadata.BlockID) *metadata.Watch
+	// View is asked about blocks that batches are held for, to see whether their partitions moved.
+	View(ctx context.Context, id metadata.BlockID) (*metadata.View, error)
 }
 
 var _ Store = (*metadata.Store)(nil)
+
+// Bucket is what the batcher needs of objstore.Bucket.
+type Bucket interface {
+	Put(ctx context.Context, key string, body objstore.Payload, opts objstore.PutOptions) error
+}
+
+var _ Bucket = (objstore.Bucket)(nil)
 
 // Sink is told of every extent after its commit and before its waiters get their results, so that what an agent wrote
 // stays in its cache. Raw must be copied to be kept.
