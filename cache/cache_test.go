@@ -288,6 +288,10 @@ func TestPut(t *testing.T) {
 		if r := <-waiting; string(r.Data) != "hello world" {
 			t.Errorf("reader that waited: %q, %v", r.Data, r.Err)
 		}
+		synctest.Wait()
+		if n := b.cancelled.Load(); n != 1 {
+			t.Errorf("%d GETs cancelled that nobody needs any more, want 1", n)
+		}
 		raw[0][0] = 'J'
 		if r := c.Get(t.Context(), Tail, []Extent{e})[0]; string(r.Data) != "hello world" {
 			t.Errorf("got %q, %v: it must be a copy", r.Data, r.Err)

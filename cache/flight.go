@@ -40,6 +40,7 @@ type group struct {
 	class   Class // whose limits it runs under
 	flights []*flight
 	waiters int // of the flights that are not finished
+	left    int // flights that are not finished
 	started bool
 	cancel  context.CancelFunc
 }
@@ -88,7 +89,7 @@ func (c *Cache) launch(ctx context.Context, class Class, fresh []*flight) {
 		return
 	}
 	for _, flights := range coalesce(fresh) {
-		g := &group{class: class, flights: flights}
+		g := &group{class: class, flights: flights, left: len(flights)}
 		var gctx context.Context
 		// The load serves whoever asks for it, so it outlives the caller: give up and Close end it.
 		gctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -158,8 +159,11 @@ func (c *Cache) finish(f *flight, data []byte, err error) {
 	if c.flights[f.extent.Key] == f {
 		delete(c.flights, f.extent.Key)
 	}
-	if f.group != nil {
-		f.group.waiters -= f.waiters
+	if g := f.group; g != nil {
+		g.waiters -= f.waiters
+		if g.left--; g.left == 0 {
+			g.cancel() // Put was faster
+		}
 	}
 	kept := err == nil && c.keep(f)
 	if !kept {

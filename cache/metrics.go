@@ -41,7 +41,7 @@ func newMetrics(c *Cache, reg prometheus.Registerer) (*metrics, error) {
 	all := []prometheus.Collector{hits, misses, read, loads, flying}
 	for class := range classes {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "skein_pinned_bytes", Help: "Bytes of memory pinned, by pool.",
+			Name: "skein_pinned_bytes", Help: "Memory pinned, by pool.",
 			ConstLabels: prometheus.Labels{"pool": "cache_" + class.String()},
 		}, func() float64 {
 			c.mu.Lock()
