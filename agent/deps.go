@@ -35,6 +35,7 @@ type Store interface {
 	Topics
 	ProducerIDs
 	Clock
+	Reads
 }
 
 var _ Store = (*metadata.Store)(nil)
@@ -42,13 +43,14 @@ var _ Store = (*metadata.Store)(nil)
 // Submitter takes the batches of Produce requests. Submit returns at once; the outcome comes through Produce.Done, once,
 // from any goroutine, whatever happens. Submits of one connection come one after another, in the order of its requests.
 type Submitter interface {
-	Submit(p *batcher.Produce)
+	Submit(p batcher.Produce)
 }
 
 // Deps are what a Server works with.
 type Deps struct {
 	Store    Store
 	Producer Submitter
+	Extents  Extents               // NewExtentCache makes one
 	Logger   *slog.Logger          // nil: discard
 	Metrics  prometheus.Registerer // nil: a registry of its own
 }

@@ -20,6 +20,7 @@ const (
 	codeLeaderNotAvailable          int16 = 5
 	codeRequestTimedOut             int16 = 7
 	codeMessageTooLarge             int16 = 10
+	codeCoordinatorLoadInProgress   int16 = 14
 	codeCoordinatorNotAvailable     int16 = 15
 	codeInvalidTopicException       int16 = 17
 	codeNotEnoughReplicas           int16 = 19
@@ -42,6 +43,8 @@ const (
 	codeTransactionalIDAuth         int16 = 53
 	codeKafkaStorageError           int16 = 56
 	codeFetchSessionIDNotFound      int16 = 70
+	codeFencedLeaderEpoch           int16 = 74
+	codeUnknownLeaderEpoch          int16 = 75
 	codeUnsupportedCompression      int16 = 76
 	codeInvalidRecord               int16 = 87
 	codeUnknownTopicID              int16 = 100

@@ -7,17 +7,15 @@ import (
 
 // metrics of the server.
 type metrics struct {
-	requests       *prometheus.CounterVec   // by api, error
-	latency        *prometheus.HistogramVec // by api
-	bytesIn        prometheus.Counter
-	bytesOut       prometheus.Counter
-	connections    prometheus.Gauge
-	accepted       prometheus.Counter
-	closed         *prometheus.CounterVec // by reason
-	pinned         *prometheus.GaugeVec   // by pool
-	pinnedLimit    *prometheus.GaugeVec   // by pool
-	pinnedWaiting  *prometheus.GaugeVec   // by pool
-	invalidRequest *prometheus.CounterVec // by reason
+	requests    *prometheus.CounterVec   // by api, error
+	latency     *prometheus.HistogramVec // by api
+	bytesIn     prometheus.Counter
+	bytesOut    prometheus.Counter
+	connections prometheus.Gauge
+	accepted    prometheus.Counter
+	closed      *prometheus.CounterVec // by reason
+	panics      prometheus.Counter
+	refused     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -37,17 +35,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		closed: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "skein_connections_closed_total", Help: "Connections closed, by reason.",
 		}, []string{"reason"}),
-		pinned: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "skein_pinned_bytes", Help: "Memory pinned, by pool.",
-		}, []string{"pool"}),
-		pinnedLimit: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "skein_pinned_bytes_limit", Help: "Bound of the memory pinned, by pool.",
-		}, []string{"pool"}),
-		pinnedWaiting: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "skein_pinned_waiting", Help: "Connections whose reading waits for memory, by pool.",
-		}, []string{"pool"}),
-		invalidRequest: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "skein_invalid_requests_total", Help: "Requests that closed their connection, by reason.",
-		}, []string{"reason"}),
+		panics: f.NewCounter(prometheus.CounterOpts{
+			Name: "skein_handler_panics_total", Help: "Requests whose handler panicked: each is a bug.",
+		}),
+		refused: f.NewCounter(prometheus.CounterOpts{
+			Name: "skein_connections_refused_total", Help: "Connections refused because of max-connections.",
+		}),
 	}
 }

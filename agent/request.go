@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -29,6 +30,9 @@ type request struct {
 	body int
 
 	code int16 // first error code that was noted
+
+	api  *api
+	read time.Time // when its last byte was there
 }
 
 // note remembers the first error code of a response, for metrics: "requests by API and error". Handlers call it for the
@@ -56,3 +60,11 @@ type reply struct {
 // connection, as Kafka does with requests it cannot make sense of. ctx ends when the connection does, or when the server
 // is closed.
 type handler func(ctx context.Context, r *request) (reply, error)
+
+// answer makes a request's reply. It runs on the connection's writing side and does not block.
+type answer func() (reply, error)
+
+// pipelined begins to serve a request that later ones of its kind may overlap. It is called in the order of the
+// connection's requests, and calls x.done and x.dropFrame exactly once each, at once or later, from any goroutine:
+// dropFrame when nobody refers to the frame any more. An error, before any of these, closes the connection.
+type pipelined func(ctx context.Context, r *request, x *pending) error

@@ -1,21 +1,70 @@
 package agent
 
 import (
+	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/skeinio/skein/metadata"
+)
+
+// Why a Server is not ready.
+var (
+	ErrNotListening = errors.New("not listening yet")
+	ErrDraining     = errors.New("draining")
 )
 
 // Server serves the Kafka protocol on one listener.
+//
+// Listen, then Run; Drain lets a running server end without cutting anybody off.
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	store    Store
 	producer Submitter
+	reader   *reader
 	metrics  *metrics
 	table    map[int16]*api
+
+	buffers        bufferPool
+	responses      responseBuffers
+	produceBytes   *budget
+	otherBytes     *budget
+	decodedBytes   *budget
+	rewrittenBytes *budget
+
+	ids       *producerIDs
+	configs   produceConfigs
+	catalogue atomic.Pointer[metadata.Catalogue] // the last one seen
+	cluster   atomic.Pointer[string]
+	checkers  chan struct{} // tokens: how many connections may decompress records at once
+
+	nextConn atomic.Uint64
+	conns    sync.WaitGroup // goroutines of connections
+	state    atomic.Int32
+	drained  chan struct{} // closed when no more is accepted because of Drain
+
+	mu       sync.Mutex
+	listener net.Listener
+	open     map[*conn]struct{}
 }
+
+// States of a Server.
+const (
+	stateNew int32 = iota
+	stateListening
+	stateDraining
+)
 
 // New makes a Server. It starts nothing.
 func New(cfg Config, deps Deps) (*Server, error) {
@@ -31,13 +80,238 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: deps.Logger, store: deps.Store, producer: deps.Producer, metrics: newMetrics(deps.Metrics),
-		table: map[int16]*api{},
+		reader:         newReader(deps.Store, deps.Extents, deps.Logger, deps.Metrics),
+		table:          map[int16]*api{},
+		produceBytes:   newBudget("produce", cfg.ProduceBufferBytes, deps.Metrics),
+		otherBytes:     newBudget("requests", otherFramesBytes, deps.Metrics),
+		decodedBytes:   newBudget("decoded", decodedBytes, deps.Metrics),
+		rewrittenBytes: newBudget("rewritten", cfg.ProduceBufferBytes/rewrittenDivisor, deps.Metrics),
+		ids:            newProducerIDs(deps.Store),
+		checkers:       make(chan struct{}, maxCheckers()),
+		drained:        make(chan struct{}),
+		open:           map[*conn]struct{}{},
 	}
+	return s, s.fillTable()
+}
+
+// fillTable makes the table of APIs.
+func (s *Server) fillTable() error {
+	layouts := schemas()
 	for _, a := range s.apis() {
 		if s.table[a.key] != nil {
-			return nil, fmt.Errorf("api %d (%s) is in the table twice", a.key, a.name)
+			return fmt.Errorf("api %d (%s) is in the table twice", a.key, a.name)
+		}
+		if a.schema = layouts[a.key]; a.schema == nil && a.begin == nil {
+			return fmt.Errorf("api %d (%s) has no schema", a.key, a.name)
 		}
 		s.table[a.key] = &a
 	}
-	return s, nil
+	return nil
+}
+
+// Listen opens the listener.
+func (s *Server) Listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for Kafka clients on %s: %w", s.cfg.Listen, err)
+	}
+	s.mu.Lock()
+	s.listener = l
+	s.mu.Unlock()
+	if err := s.advertise(l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return nil
+}
+
+// advertise fills in what of the advertised address was not configured.
+func (s *Server) advertise(a net.Addr) error {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return fmt.Errorf("address of the listener: %w", err)
+	}
+	if s.cfg.AdvertisedHost == "" {
+		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+			return fmt.Errorf("listening on %s: say which host to advertise to clients", a)
+		}
+		s.cfg.AdvertisedHost = host
+	}
+	if s.cfg.AdvertisedPort == 0 {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return fmt.Errorf("port of the listener: %w", err)
+		}
+		s.cfg.AdvertisedPort = int32(n)
+	}
+	return nil
+}
+
+// Addr is the listener's address, nil before Listen.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// Ready says why the server is not ready, or nil.
+func (s *Server) Ready() error {
+	switch s.state.Load() {
+	case stateListening:
+		return nil
+	case stateDraining:
+		return ErrDraining
+	}
+	return ErrNotListening
+}
+
+// Run accepts and serves until ctx ends, which cuts connections off, or until Drain is through. All its goroutines have
+// ended when it returns.
+func (s *Server) Run(ctx context.Context) error {
+	if s.Addr() == nil {
+		return ErrNotListening
+	}
+	s.state.CompareAndSwap(stateNew, stateListening)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	accepting := make(chan error, 1)
+	go func() { accepting <- s.accept(ctx) }()
+	var err error
+	select {
+	case <-ctx.Done():
+		s.listener.Close()
+		s.cutOff(ctx.Err())
+		<-accepting
+		s.cutOff(ctx.Err()) // what was accepted meanwhile
+	case err = <-accepting:
+		if err != nil {
+			s.cutOff(err)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { s.cutOff(context.Canceled) })
+	s.conns.Wait()
+	stop()
+	return err
+}
+
+// Drain stops accepting, lets every connection end when it is between requests and all it asked was answered, and returns
+// when none is left; when ctx ends first it cuts off the rest and gives ctx's error.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	if s.state.Swap(stateDraining) != stateDraining {
+		close(s.drained)
+	}
+	l := s.listener
+	for c := range s.open {
+		c.drain()
+	}
+	s.mu.Unlock()
+	if l != nil {
+		l.Close()
+	}
+	ended := make(chan struct{})
+	go func() {
+		s.conns.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		s.cutOff(errDrained)
+		<-ended
+		return fmt.Errorf("drain: %w", ctx.Err())
+	}
+}
+
+// cutOff ends all connections at once.
+func (s *Server) cutOff(reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		c.abort(reason)
+	}
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept(ctx context.Context) error {
+	retry := acceptRetryMin
+	for {
+		nc, err := s.listener.Accept()
+		switch {
+		case err == nil:
+			retry = acceptRetryMin
+			s.admit(ctx, nc)
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		}
+		// Too many open files, or a connection that was gone before it was accepted.
+		s.log.Warn("cannot accept a connection", "error", err, "retry_in", retry)
+		select {
+		case <-time.After(retry):
+		case <-ctx.Done():
+			return nil
+		case <-s.drained:
+			return nil
+		}
+		retry = min(2*retry, acceptRetryMax)
+	}
+}
+
+// admit starts serving a connection, unless there are too many.
+func (s *Server) admit(ctx context.Context, nc net.Conn) {
+	c := &conn{
+		s: s, nc: nc, br: bufio.NewReaderSize(nc, readBufferBytes), pipe: newPipeline(),
+		info: connInfo{id: s.nextConn.Add(1), listener: s.cfg.Listen, remote: nc.RemoteAddr()},
+	}
+	if age := s.cfg.MaxConnectionAge; age > 0 {
+		jitter := time.Duration(rand.Int64N(int64(age/connectionAgeJitterFraction) + 1))
+		c.expiry = time.Now().Add(age - jitter)
+	}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	s.mu.Lock()
+	full := len(s.open) >= s.cfg.MaxConnections
+	refused := full || s.state.Load() == stateDraining || ctx.Err() != nil
+	if !refused {
+		s.open[c] = struct{}{}
+		s.conns.Add(1)
+	}
+	s.mu.Unlock()
+	if refused {
+		if full {
+			s.metrics.refused.Inc()
+			s.log.Warn("connection refused: max-connections reached", "max_connections", s.cfg.MaxConnections)
+		}
+		c.cancel(nil)
+		nc.Close()
+		return
+	}
+	s.metrics.accepted.Inc()
+	s.metrics.connections.Inc()
+	go s.run(c)
+}
+
+// run serves a connection and forgets it.
+func (s *Server) run(c *conn) {
+	defer s.conns.Done()
+	err := c.serve()
+	s.mu.Lock()
+	delete(s.open, c)
+	s.mu.Unlock()
+	s.metrics.connections.Dec()
+	s.metrics.closed.WithLabelValues(closeReason(err)).Inc()
+	s.log.Debug("connection closed", "conn", c.info.id, "remote", c.info.remote.String(), "reason", err)
+}
+
+func closeReason(err error) string {
+	for _, r := range closeReasons {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return "other"
 }

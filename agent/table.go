@@ -14,7 +14,9 @@ type api struct {
 	// advertised.
 	refuseBelow int16
 	handle      handler
-	note        string // for docs/PROTOCOL.md: how the API differs from Kafka's
+	begin       pipelined // instead of handle
+	schema      *schema   // of the request; nil where begin decodes it
+	note        string    // for docs/PROTOCOL.md: how the API differs from Kafka's
 }
 
 // serves says whether version is served.
@@ -22,10 +24,34 @@ func (a *api) serves(version int16) bool {
 	return version >= max(a.min, a.refuseBelow) && version <= a.max
 }
 
+// flexible says whether version is a flexible one (KIP-482).
+func (a *api) flexible(version int16) bool {
+	if a.schema == nil {
+		return version >= produceFlexible
+	}
+	return version >= a.schema.flexible
+}
+
 // apis is the table, by key. Add a line when its handler is there, and its request's schema in schemas.go, not before:
 // what stands here is advertised.
 func (s *Server) apis() []api {
-	table := []api{}
+	table := []api{
+		{key: keyProduce, name: "Produce", min: 0, max: 13, refuseBelow: 3, begin: s.beginProduce, note: "0–2 are advertised for " +
+			"librdkafka before 2.6 (KAFKA-18659) and close the connection; acks 1 is served as -1."},
+		{key: 3, name: "Metadata", min: 0, max: 13, handle: s.metadata, note: "One broker, leader epoch 0, in-sync replicas = " +
+			"replicas; a topic created on the way is there at once."},
+		{key: 10, name: "FindCoordinator", min: 0, max: 6, handle: s.findCoordinator, note: "Always the agent that is asked; " +
+			"share groups get INVALID_REQUEST."},
+		{key: keyApiVersions, name: "ApiVersions", min: 0, max: 4, handle: s.apiVersions},
+		{key: 22, name: "InitProducerId", min: 0, max: 5, handle: s.initProducerID, note: "Transactional ids get " +
+			"UNSUPPORTED_VERSION until transactions are served."},
+		{key: 1, name: "Fetch", min: 4, max: 18, handle: s.fetch, note: "No fetch sessions (KIP-227): the session id is always 0, " +
+			"a request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND. At most 55 MiB a response."},
+		{key: 2, name: "ListOffsets", min: 1, max: 11, handle: s.listOffsets, note: "Always asks the database. No tiered storage " +
+			"in Kafka's sense: -4 is the log's start, -5 and -6 answer -1."},
+		{key: 23, name: "OffsetForLeaderEpoch", min: 2, max: 4, handle: s.offsetForLeaderEpoch, note: "The leader epoch is 0 for " +
+			"ever; epoch 0 ends at the high watermark."},
+	}
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })
 	return table
 }

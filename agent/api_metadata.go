@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/skeinio/skein/metadata"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Metadata, key 3, versions 0 to 13. This agent is the only broker and the leader of everything (topology "virtual"): the
+// address is a load balancer's, or there is one agent. Leader epochs are 0 for ever, the in-sync replicas are the
+// replicas, and topics that are created on the way are there at once, without a LEADER_NOT_AVAILABLE first.
+
+const (
+	// metadataNullIsAll: from this version on null asks for all topics and an empty list for none.
+	metadataNullIsAll int16 = 1
+	// metadataAutoCreate: from this version on the client says whether topics may be created (KIP-4).
+	metadataAutoCreate int16 = 4
+	// metadataTopicIDs is the first version whose responses have topic ids, metadataNullName the first in which an unknown
+	// id is answered without a name.
+	metadataTopicIDs int16 = 10
+
+	// maxAutoCreated bounds the topics that one request creates; the rest are told to ask again.
+	maxAutoCreated = 1000
+
+	// topicOperations and clusterOperations are what may be done where nobody is forbidden anything: one bit for each of
+	// Kafka's AclOperation codes that topics and clusters have.
+	topicOperations   int32 = 1<<3 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<10 | 1<<11
+	clusterOperations int32 = 1<<5 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12
+)
+
+// broker is an agent as clients see it.
+type broker struct {
+	id   int32
+	host string
+	port int32
+	rack string // "" = none
+}
+
+// self is this agent.
+func (s *Server) self() broker {
+	return broker{id: s.cfg.NodeID, host: s.cfg.AdvertisedHost, port: s.cfg.AdvertisedPort, rack: s.cfg.Rack}
+}
+
+// brokers are the agents that clients are told of.
+func (s *Server) brokers() []broker { return []broker{s.self()} }
+
+// replicas are the ids of the agents shown as a partition's replicas; the first is its leader.
+func (s *Server) replicas() []int32 { return []int32{s.cfg.NodeID} }
+
+// clusterID gives the cluster's id, or nil while the database cannot tell.
+func (s *Server) clusterID(ctx context.Context) *string {
+	if id := s.cluster.Load(); id != nil {
+		return id
+	}
+	id, err := s.store.ClusterID(ctx)
+	if err != nil {
+		s.log.Warn("cluster id not known", "error", err)
+		return nil
+	}
+	s.cluster.Store(&id)
+	return &id
+}
+
+func (s *Server) metadata(ctx context.Context, r *request) (reply, error) {
+	req := r.msg.(*kmsg.MetadataRequest)
+	m := metadataCall{s: s, r: r, req: req}
+	resp := kmsg.NewPtrMetadataResponse()
+	resp.SetVersion(r.version)
+	for _, b := range s.brokers() {
+		x := kmsg.NewMetadataResponseBroker()
+		x.NodeID, x.Host, x.Port = b.id, b.host, b.port
+		if b.rack != "" {
+			x.Rack = &b.rack
+		}
+		resp.Brokers = append(resp.Brokers, x)
+	}
+	resp.ClusterID = s.clusterID(ctx)
+	resp.ControllerID = s.cfg.NodeID
+	if req.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = clusterOperations
+	}
+	var err error
+	if req.Topics == nil || (r.version < metadataNullIsAll && len(req.Topics) == 0) {
+		resp.Topics, err = m.all(ctx)
+	} else {
+		resp.Topics, err = m.asked(ctx)
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{msg: resp}, nil
+}
+
+// metadataCall is one Metadata request under way.
+type metadataCall struct {
+	s   *Server
+	r   *request
+	req *kmsg.MetadataRequest
+}
+
+// lastCatalogue is catalogueWith that falls back to the last catalogue seen: an old answer keeps clients going through a
+// pause of the database, and what they do with it is checked again.
+func (m *metadataCall) lastCatalogue(ctx context.Context, has func(*metadata.Catalogue) bool) (*metadata.Catalogue, error) {
+	c, err := m.s.catalogueWith(ctx, has)
+	if err == nil || ctx.Err() != nil {
+		return c, err
+	}
+	if old := m.s.catalogue.Load(); old != nil {
+		m.s.log.Warn("answering from an old catalogue", "error", err)
+		return old, nil
+	}
+	return nil, err
+}
+
+// all describes all topics. Without any catalogue the connection is closed: an empty list would be believed.
+func (m *metadataCall) all(ctx context.Context) ([]kmsg.MetadataResponseTopic, error) {
+	c, err := m.lastCatalogue(ctx, func(*metadata.Catalogue) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	out := make([]kmsg.MetadataResponseTopic, 0, len(c.Topics()))
+	for _, t := range c.Topics() {
+		out = append(out, m.describe(t))
+	}
+	return out, nil
+}
+
+// asked describes the topics that were asked for, creating them where that is wanted.
+func (m *metadataCall) asked(ctx context.Context) ([]kmsg.MetadataResponseTopic, error) {
+	c, err := m.lastCatalogue(ctx, m.knows)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.s.log.Warn("no catalogue", "error", err)
+		return m.failed(codeLeaderNotAvailable), nil
+	}
+	codes := map[string]int16{}
+	if m.mayCreate() {
+		if c, err = m.create(ctx, c, codes); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]kmsg.MetadataResponseTopic, 0, len(m.req.Topics))
+	seen := make(map[string]struct{}, len(m.req.Topics))
+	for i := range m.req.Topics {
+		q := &m.req.Topics[i]
+		if q.Topic == nil || byID(q) {
+			out = append(out, m.byID(c, q))
+			continue
+		}
+		if _, again := seen[*q.Topic]; again {
+			continue
+		}
+		seen[*q.Topic] = struct{}{}
+		out = append(out, m.byName(c, *q.Topic, codes))
+	}
+	return out, nil
+}
+
+// byID says whether a topic is asked for by its id.
+func byID(q *kmsg.MetadataRequestTopic) bool { return q.TopicID != [16]byte{} }
+
+// knows says whether everything that was asked for is in a catalogue.
+func (m *metadataCall) knows(c *metadata.Catalogue) bool {
+	for i := range m.req.Topics {
+		q := &m.req.Topics[i]
+		if byID(q) && c.ByID(q.TopicID) == nil {
+			return false
+		}
+		if !byID(q) && q.Topic != nil && validTopicName(*q.Topic) && c.ByName(*q.Topic) == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// failed answers every topic with an error.
+func (m *metadataCall) failed(code int16) []kmsg.MetadataResponseTopic {
+	out := make([]kmsg.MetadataResponseTopic, 0, len(m.req.Topics))
+	for i := range m.req.Topics {
+		q := &m.req.Topics[i]
+		out = append(out, m.problem(q.Topic, q.TopicID, code))
+	}
+	return out
+}
+
+func (m *metadataCall) byID(c *metadata.Catalogue, q *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+	if t := c.ByID(q.TopicID); t != nil {
+		return m.describe(t)
+	}
+	return m.problem(nil, q.TopicID, codeUnknownTopicID)
+}
+
+func (m *metadataCall) byName(c *metadata.Catalogue, name string, codes map[string]int16) kmsg.MetadataResponseTopic {
+	if t := c.ByName(name); t != nil {
+		return m.describe(t)
+	}
+	code, ok := codes[name]
+	switch {
+	case !validTopicName(name):
+		code = codeInvalidTopicException
+	case !ok:
+		code = codeUnknownTopicOrPartition
+	}
+	return m.problem(&name, metadata.TopicID{}, code)
+}
+
+// problem describes a topic that cannot be described.
+func (m *metadataCall) problem(name *string, id metadata.TopicID, code int16) kmsg.MetadataResponseTopic {
+	t := kmsg.NewMetadataResponseTopic()
+	t.Topic, t.TopicID, t.ErrorCode = name, id, m.r.note(code)
+	return t
+}
+
+// describe describes a topic.
+func (m *metadataCall) describe(t *metadata.Topic) kmsg.MetadataResponseTopic {
+	out := kmsg.NewMetadataResponseTopic()
+	out.Topic, out.TopicID = &t.Name, t.ID
+	if m.req.IncludeTopicAuthorizedOperations {
+		out.AuthorizedOperations = topicOperations
+	}
+	replicas := m.s.replicas()
+	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
+	for i := range out.Partitions {
+		p := kmsg.NewMetadataResponseTopicPartition()
+		p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR = int32(i), replicas[0], 0, replicas, replicas
+		out.Partitions[i] = p
+	}
+	return out
+}
+
+// mayCreate says whether topics that are missing are to be created.
+func (m *metadataCall) mayCreate() bool {
+	return m.s.cfg.AutoCreateTopics && (m.r.version < metadataAutoCreate || m.req.AllowAutoTopicCreation)
+}
+
+// create creates the topics that are missing and gives the catalogue after it. Why a topic could not be created goes into
+// codes.
+func (m *metadataCall) create(ctx context.Context, c *metadata.Catalogue, codes map[string]int16) (*metadata.Catalogue, error) {
+	var missing []metadata.NewTopic
+	for i := range m.req.Topics {
+		q := &m.req.Topics[i]
+		if byID(q) || q.Topic == nil || !validTopicName(*q.Topic) || c.ByName(*q.Topic) != nil {
+			continue
+		}
+		if _, again := codes[*q.Topic]; again {
+			continue
+		}
+		codes[*q.Topic] = codeLeaderNotAvailable
+		if len(missing) < maxAutoCreated {
+			missing = append(missing, metadata.NewTopic{
+				Name: *q.Topic, Partitions: m.s.cfg.DefaultPartitions, ReplicationFactor: 1,
+			})
+		}
+	}
+	if len(missing) == 0 {
+		return c, nil
+	}
+	_, errs, err := m.s.store.CreateTopics(ctx, missing, false)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		m.s.log.Warn("topics not created", "topics", len(missing), "error", err)
+		return c, nil
+	}
+	for i, err := range errs {
+		if err != nil && !errors.Is(err, metadata.ErrTopicExists) {
+			codes[missing[i].Name] = codeOf(err)
+		}
+	}
+	fresh, err := m.lastCatalogue(ctx, m.knows)
+	if err != nil {
+		return nil, err
+	}
+	return fresh, nil
+}

@@ -1,0 +1,78 @@
+package agent
+
+// schemas gives the layout of every request in the table but Produce, whose decoder checks as it goes. A test encodes
+// each with kmsg at every version and walks it.
+func schemas() map[int16]*schema {
+	return map[int16]*schema{
+		1: fetchSchema(),
+		2: {flexible: 6, fields: []field{ // ListOffsets
+			i32(), i8().since(2),
+			structs(str(), structs(i32(), i32().since(4), i64(), i32().until(0))),
+			i32().since(10),
+		}},
+		3: {flexible: 9, fields: []field{ // Metadata
+			structs(uuidField().since(10), str()), i8().since(4), i8().since(8).until(10), i8().since(8),
+		}},
+		10: {flexible: 3, fields: []field{ // FindCoordinator
+			str().until(3), i8().since(1), array(str()).since(4),
+		}},
+		18: {flexible: 3, fields: []field{ // ApiVersions
+			str().since(3), str().since(3),
+		}},
+		19: {flexible: 5, fields: []field{ // CreateTopics
+			structs(str(), i32(), i16(), structs(i32(), array(i32())), structs(str(), str())), i32(), i8().since(1),
+		}},
+		20: {flexible: 4, fields: []field{ // DeleteTopics
+			array(str()).until(5), structs(str(), uuidField()).since(6), i32(),
+		}},
+		21: {flexible: 2, fields: []field{ // DeleteRecords
+			structs(str(), structs(i32(), i64())), i32(),
+		}},
+		22: {flexible: 2, fields: []field{ // InitProducerId
+			str(), i32(), i64().since(3), i16().since(3),
+		}},
+		23: {flexible: 4, fields: []field{ // OffsetForLeaderEpoch
+			i32().since(3), structs(str(), structs(i32(), i32().since(2), i32())),
+		}},
+		32: {flexible: 4, fields: []field{ // DescribeConfigs
+			structs(i8(), str(), array(str())), i8().since(1), i8().since(3),
+		}},
+		33: {flexible: 2, fields: []field{ // AlterConfigs
+			structs(i8(), str(), structs(str(), str())), i8(),
+		}},
+		35: {flexible: 2, fields: []field{ // DescribeLogDirs
+			structs(str(), array(i32())),
+		}},
+		37: {flexible: 2, fields: []field{ // CreatePartitions
+			structs(str(), i32(), structs(array(i32()))), i32(), i8(),
+		}},
+		44: {flexible: 1, fields: []field{ // IncrementalAlterConfigs
+			structs(i8(), str(), structs(str(), i8(), str())), i8(),
+		}},
+		60: {flexible: 0, fields: []field{ // DescribeCluster
+			i8(), i8().since(1), i8().since(2),
+		}},
+		74: {flexible: 0, fields: []field{ // ListConfigResources
+			array(i8()).since(1),
+		}},
+		75: {flexible: 0, fields: []field{ // DescribeTopicPartitions
+			structs(str()), i32(), option(str(), i32()),
+		}},
+	}
+}
+
+func fetchSchema() *schema {
+	return &schema{
+		flexible: 12,
+		fields: []field{
+			i32().until(14), i32(), i32(), i32().since(3), i8().since(4), i32().since(7), i32().since(7),
+			structs(
+				str().until(12), uuidField().since(13),
+				structs(i32(), i32().since(9), i64(), i32().since(12), i64().since(5), i32()),
+			),
+			structs(str().until(12), uuidField().since(13), array(i32())).since(7),
+			str().since(11),
+		},
+		tagged: map[uint32][]field{1: {i32(), i64()}}, // the state of a follower
+	}
+}
