@@ -191,7 +191,7 @@ func (s *Store) loadOnce(ctx context.Context, ids []BlockID) (lost []BlockID, er
 	for id := range from {
 		s.lose(s.block(id))
 	}
-	s.evict()
+	s.evict(ids)
 	return lost, nil
 }
 
@@ -355,15 +355,16 @@ func (b *block) watchers() int {
 }
 
 // evict keeps the folds within their bound. It first cuts the tails of the least recently used blocks, which only save
-// readers a query, then forgets the folds of those that are neither watched nor in use by a commit.
-func (s *Store) evict() {
+// readers a query, then forgets the folds of those that are neither watched nor in use by a commit. Those of keep, which
+// were just loaded for somebody, stay whole.
+func (s *Store) evict(keep []BlockID) {
 	if s.cached.Load() <= s.opts.FoldCacheBytes {
 		return
 	}
 	s.mu.Lock()
 	byAge := make([]*block, 0, len(s.blocks))
 	for _, b := range s.blocks {
-		if b.size.Load() > 0 {
+		if b.size.Load() > 0 && !slices.Contains(keep, b.id) {
 			byAge = append(byAge, b)
 		}
 	}

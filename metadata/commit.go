@@ -210,5 +210,5 @@ func (c *commit) finish(err error) {
 	c.locked = nil
 	c.store.resident.Add(c.inline)
 	c.store.pending.add(event)
-	c.store.evict()
+	c.store.evict(nil)
 }

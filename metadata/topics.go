@@ -158,8 +158,12 @@ func createTopics(l *CatalogueLoaded, topics []NewTopic, save *CatalogueSave) ([
 		}
 		names[n.Name], canonical[CanonicalName(n.Name)] = true, true
 		save.Version = l.Version + 1
+		configs := maps.Clone(n.Configs)
+		if configs == nil {
+			configs = map[string]string{}
+		}
 		row := TopicRow{
-			ID: NewTopicID(), Name: n.Name, Configs: maps.Clone(n.Configs), ReplicationFactor: n.ReplicationFactor,
+			ID: NewTopicID(), Name: n.Name, Configs: configs, ReplicationFactor: n.ReplicationFactor,
 			Version: save.Version, Created: l.Now,
 		}
 		save.Topics = append(save.Topics, row)
