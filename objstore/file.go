@@ -24,6 +24,7 @@ import (
 // LastModified is the file system's date.
 type File struct {
 	root string // absolute
+	disk disk
 
 	mu      sync.Mutex
 	session *tempSession       // where temporary files go; nil before the first Put and after Close
@@ -49,7 +50,7 @@ func OpenFile(dir string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open file bucket %s: %w", dir, err)
 	}
-	b := &File{root: root, folders: make(map[string]*folder)}
+	b := &File{root: root, disk: systemDisk(), folders: make(map[string]*folder)}
 	if err := removeDeadSessions(filepath.Join(root, tempFolder)); err != nil {
 		return nil, fmt.Errorf("open file bucket %s: remove temporary files of dead processes: %w", root, err)
 	}
@@ -97,6 +98,9 @@ func (b *File) put(ctx context.Context, key string, body Payload, opts PutOption
 		os.Remove(temp)
 	}
 	if err != nil {
+		if info, statErr := os.Lstat(path); statErr == nil && info.IsDir() {
+			err = &fs.PathError{Op: "put", Path: path, Err: errIsFolder} // else it would read as an object
+		}
 		return err
 	}
 	return parent.sync()
@@ -183,7 +187,7 @@ func (b *File) Delete(ctx context.Context, keys ...string) error {
 		}
 	}
 	for dir, removed := range touched {
-		if err := syncPath(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := b.disk.syncFolder(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			for _, key := range removed {
 				failed = append(failed, KeyError{Key: key, Err: NewError(ctx, OpDelete, key, b.kind(OpDelete, err), err)})
 			}
@@ -238,10 +242,14 @@ func (b *File) checkKey(op Op, key string) error {
 	return nil
 }
 
-// exists tells whether the bucket itself is there, which decides what a missing path means.
+// exists tells whether the bucket itself is there, which decides what a missing path means. A folder
+// that may not be looked at is there.
 func (b *File) exists() bool {
 	info, err := os.Stat(b.root)
-	return err == nil && info.IsDir()
+	if err != nil {
+		return !isMissing(err)
+	}
+	return info.IsDir()
 }
 
 // kind maps the operating system's errors to the package's.
@@ -257,6 +265,8 @@ func (b *File) kind(op Op, err error) error {
 		switch {
 		case !b.exists():
 			return ErrNoBucket
+		case op == OpPut && errors.Is(err, fs.ErrNotExist): // somebody removes folders as fast as we make them
+			return ErrUnavailable
 		case op == OpPut: // a file where the key wants a folder, or the other way round
 			return ErrInvalidKey
 		default:

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,10 +14,32 @@ import (
 	"sync/atomic"
 )
 
+// disk is what durability rests on, as functions so that tests can watch and fail them.
+type disk struct {
+	create     func(path string) (tempFile, error) // a new file
+	syncFolder func(path string) error
+}
+
+// tempFile is a file that is being written.
+type tempFile interface {
+	io.WriteCloser
+	Sync() error
+}
+
+func systemDisk() disk {
+	return disk{
+		create: func(path string) (tempFile, error) {
+			return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		},
+		syncFolder: syncPath,
+	}
+}
+
 // folder is a folder of objects whose own name is durable. Puts that finish in it at the same time
 // share one fsync.
 type folder struct {
 	path string
+	disk disk
 
 	mu      sync.Mutex
 	waiting *syncRound // the round that has not begun; nil when nobody waits
@@ -48,7 +71,7 @@ func (f *folder) sync() error {
 	f.mu.Lock()
 	f.waiting = nil // from here on callers belong to the next round
 	f.mu.Unlock()
-	round.err = syncPath(f.path)
+	round.err = f.disk.syncFolder(f.path)
 	close(round.done)
 	return round.err
 }
@@ -91,7 +114,7 @@ func (b *File) folder(path string) (*folder, error) {
 	if len(b.folders) >= maxKnownFolders {
 		clear(b.folders)
 	}
-	f = &folder{path: path}
+	f = &folder{path: path, disk: b.disk}
 	b.folders[path] = f
 	return f, nil
 }
@@ -143,6 +166,7 @@ func syncPath(path string) error {
 // process lives, so that others can tell a dead process's files from a slow one's.
 type tempSession struct {
 	path string
+	disk disk
 	lock *os.File
 	next atomic.Uint64
 }
@@ -162,7 +186,7 @@ func (b *File) tempSession() (*tempSession, error) {
 	}
 	const attempts = 10
 	for range attempts {
-		s, err := newTempSession(filepath.Join(parent, rand.Text()))
+		s, err := newTempSession(filepath.Join(parent, rand.Text()), b.disk)
 		if err == nil {
 			b.session = s
 			return s, nil
@@ -177,7 +201,7 @@ func (b *File) tempSession() (*tempSession, error) {
 // errSessionLost: another process took the new folder for a dead one's before it was locked.
 var errSessionLost = errors.New("temporary folder was removed before it was locked")
 
-func newTempSession(path string) (*tempSession, error) {
+func newTempSession(path string, d disk) (*tempSession, error) {
 	if err := os.Mkdir(path, 0o755); err != nil {
 		return nil, err
 	}
@@ -192,7 +216,7 @@ func newTempSession(path string) (*tempSession, error) {
 	if err == nil && locked {
 		// The lock may be on a folder that has just been removed.
 		if _, err := os.Stat(path); err == nil {
-			return &tempSession{path: path, lock: lock}, nil
+			return &tempSession{path: path, disk: d, lock: lock}, nil
 		}
 	}
 	lock.Close()
@@ -238,9 +262,9 @@ func removeDeadSessions(parent string) error {
 }
 
 // write puts body into a new temporary file and fsyncs it.
-func (s *tempSession) write(ctx context.Context, body Payload) (path string, err error) {
-	path = filepath.Join(s.path, strconv.FormatUint(s.next.Add(1), 10))
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+func (s *tempSession) write(ctx context.Context, body Payload) (_ string, err error) {
+	path := filepath.Join(s.path, strconv.FormatUint(s.next.Add(1), 10))
+	f, err := s.disk.create(path)
 	if err != nil {
 		return "", err
 	}
@@ -261,7 +285,7 @@ func (s *tempSession) write(ctx context.Context, body Payload) (path string, err
 
 // writeVector writes large slices as they are and gathers small ones, a system call each being dearer
 // than the copy.
-func writeVector(ctx context.Context, f *os.File, body Payload) error {
+func writeVector(ctx context.Context, f io.Writer, body Payload) error {
 	var gathered []byte
 	flush := func() error {
 		if len(gathered) == 0 {

@@ -9,7 +9,10 @@ import (
 	"syscall"
 )
 
-const errNotFolder = syscall.ENOTDIR
+const (
+	errNotFolder = syscall.ENOTDIR
+	errIsFolder  = syscall.EISDIR
+)
 
 // errNoDurability: without fsync of folders an acknowledged object could vanish, and a bucket that is
 // weaker than it says is worse than none.

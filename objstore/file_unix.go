@@ -10,7 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const errNotFolder = unix.ENOTDIR
+const (
+	errNotFolder = unix.ENOTDIR
+	errIsFolder  = unix.EISDIR
+)
 
 // unlink removes a file and never a folder, which os.Remove would.
 func unlink(path string) error {

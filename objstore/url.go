@@ -47,10 +47,10 @@ func ParseURL(raw string) (URL, error) {
 		return URL{}, fmt.Errorf("bucket URL does not parse; want s3://…, minio://…, file:… or mem:")
 	}
 	if u.User != nil {
-		return URL{}, fmt.Errorf("bucket URL %s: credentials do not belong into the URL, set them in the environment", u.Redacted())
+		return URL{}, fmt.Errorf("bucket URL %s: credentials do not belong into the URL, set them in the environment", bare(u))
 	}
 	if u.Fragment != "" {
-		return URL{}, fmt.Errorf("bucket URL %s: has a fragment (#%s)", raw, u.Fragment)
+		return URL{}, fmt.Errorf("bucket URL %s: has a fragment (#…)", bare(u))
 	}
 	switch Scheme(u.Scheme) {
 	case SchemeS3:
@@ -61,20 +61,20 @@ func ParseURL(raw string) (URL, error) {
 		return parseFile(u)
 	case SchemeMemory:
 		if u.Opaque != "" || u.Host != "" || u.Path != "" || u.RawQuery != "" {
-			return URL{}, fmt.Errorf("bucket URL %s: want just mem:", raw)
+			return URL{}, fmt.Errorf("bucket URL %s: want just mem:", bare(u))
 		}
 		return URL{Scheme: SchemeMemory}, nil
 	case "":
 		return URL{}, fmt.Errorf("bucket URL %q has no scheme; a folder is file:%s", raw, raw)
 	default:
-		return URL{}, fmt.Errorf("bucket URL %s: unknown scheme %q; want s3, minio, file or mem", raw, u.Scheme)
+		return URL{}, fmt.Errorf("bucket URL %s: unknown scheme %q; want s3, minio, file or mem", bare(u), u.Scheme)
 	}
 }
 
 func parseS3(u *url.URL) (URL, error) {
 	out := URL{Scheme: SchemeS3, Bucket: u.Host}
 	if out.Bucket == "" {
-		return URL{}, fmt.Errorf("bucket URL %s: want s3://bucket/prefix", u)
+		return URL{}, fmt.Errorf("bucket URL %s: want s3://bucket/prefix", bare(u))
 	}
 	q, err := parameters(u, "region", "endpoint", "path_style")
 	if err != nil {
@@ -85,7 +85,7 @@ func parseS3(u *url.URL) (URL, error) {
 	if out.Endpoint != "" {
 		e, err := url.Parse(out.Endpoint)
 		if err != nil || e.Host == "" || e.User != nil || (e.Scheme != "http" && e.Scheme != "https") {
-			return URL{}, fmt.Errorf("bucket URL %s: endpoint wants http://host:port or https://host:port", u)
+			return URL{}, fmt.Errorf("bucket URL %s: endpoint wants http://host:port or https://host:port", bare(u))
 		}
 	}
 	if out.PathStyle, err = boolean(u, q, "path_style", false); err != nil {
@@ -99,7 +99,7 @@ func parseMinIO(u *url.URL) (URL, error) {
 	bucket, rest, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
 	out := URL{Scheme: SchemeMinIO, Endpoint: u.Host, Bucket: bucket}
 	if out.Endpoint == "" || out.Bucket == "" {
-		return URL{}, fmt.Errorf("bucket URL %s: want minio://host:port/bucket/prefix", u)
+		return URL{}, fmt.Errorf("bucket URL %s: want minio://host:port/bucket/prefix", bare(u))
 	}
 	q, err := parameters(u, "region", "secure")
 	if err != nil {
@@ -118,18 +118,18 @@ func parseFile(u *url.URL) (URL, error) {
 		return URL{}, err
 	}
 	if u.Host != "" && u.Host != "localhost" {
-		return URL{}, fmt.Errorf("bucket URL %s: want file:///abs/dir or file:rel/dir (two slashes make %q a host name)", u, u.Host)
+		return URL{}, fmt.Errorf("bucket URL %s: want file:///abs/dir or file:rel/dir (two slashes make %q a host name)", bare(u), u.Host)
 	}
 	path := u.Path
 	if u.Opaque != "" {
 		p, err := url.PathUnescape(u.Opaque)
 		if err != nil {
-			return URL{}, fmt.Errorf("bucket URL %s: %w", u, err)
+			return URL{}, fmt.Errorf("bucket URL %s: %w", bare(u), err)
 		}
 		path = p
 	}
 	if path == "" {
-		return URL{}, fmt.Errorf("bucket URL %s: want file:///abs/dir or file:rel/dir", u)
+		return URL{}, fmt.Errorf("bucket URL %s: want file:///abs/dir or file:rel/dir", bare(u))
 	}
 	return URL{Scheme: SchemeFile, Path: path}, nil
 }
@@ -138,14 +138,14 @@ func parseFile(u *url.URL) (URL, error) {
 func parameters(u *url.URL, known ...string) (url.Values, error) {
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, fmt.Errorf("bucket URL %s: %w", u, err)
+		return nil, fmt.Errorf("bucket URL %s: %w", bare(u), err)
 	}
 	for name, values := range q {
 		if !slices.Contains(known, name) {
-			return nil, fmt.Errorf("bucket URL %s: unknown parameter %q; known are %v", u, name, known)
+			return nil, fmt.Errorf("bucket URL %s: unknown parameter %q; known are %v", bare(u), name, known)
 		}
 		if len(values) > 1 {
-			return nil, fmt.Errorf("bucket URL %s: parameter %q is given %d times", u, name, len(values))
+			return nil, fmt.Errorf("bucket URL %s: parameter %q is given %d times", bare(u), name, len(values))
 		}
 	}
 	return q, nil
@@ -158,7 +158,7 @@ func boolean(u *url.URL, q url.Values, name string, byDefault bool) (bool, error
 	}
 	v, err := strconv.ParseBool(s)
 	if err != nil {
-		return false, fmt.Errorf("bucket URL %s: %s=%q is neither true nor false", u, name, s)
+		return false, fmt.Errorf("bucket URL %s: %s=%q is neither true nor false", bare(u), name, s)
 	}
 	return v, nil
 }
@@ -169,9 +169,15 @@ func prefix(u *url.URL, path string) (string, error) {
 		return "", nil
 	}
 	if err := ValidateKey(p); err != nil {
-		return "", fmt.Errorf("bucket URL %s: prefix: %w", u, err)
+		return "", fmt.Errorf("bucket URL %s: prefix: %w", bare(u), err)
 	}
 	return p, nil
+}
+
+// bare is a URL without its parameters, for errors: people put secrets into those, too.
+func bare(u *url.URL) string {
+	b := url.URL{Scheme: u.Scheme, Opaque: u.Opaque, Host: u.Host, Path: u.Path}
+	return b.String()
 }
 
 // String is the URL in the form that ParseURL reads.
