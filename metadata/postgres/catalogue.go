@@ -333,24 +333,18 @@ ON CONFLICT (id) DO UPDATE SET version = excluded.version, log_start = excluded.
 
 // LoadTopics implements metadata.Driver.
 func (d *Driver) LoadTopics(ctx context.Context, since metadata.CatalogueVersion) (*metadata.TopicsLoaded, error) {
-	l := &metadata.TopicsLoaded{}
-	// Asked once a second by every agent, and nearly always nothing has changed.
-	if err := d.reads.QueryRow(ctx, "SELECT version FROM catalogue").Scan((*int64)(&l.Version)); err != nil {
-		return nil, fmt.Errorf("load the catalogue's version: %w", unavailable(err))
-	}
-	if l.Version == since {
-		return l, nil
-	}
-	conn, err := acquire(ctx, d.reads)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Release()
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		return loadTopics(ctx, tx, since, l)
+	var l *metadata.TopicsLoaded
+	err := d.query(ctx, func(conn *pgxpool.Conn) error {
+		l = &metadata.TopicsLoaded{}
+		// Asked once a second by every agent, and nearly always nothing has changed.
+		if err := conn.QueryRow(ctx, "SELECT version FROM catalogue").Scan((*int64)(&l.Version)); err != nil || l.Version == since {
+			return err
+		}
+		options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+		return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error { return loadTopics(ctx, tx, since, l) })
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load topics: %w", unavailable(err))
+		return nil, fmt.Errorf("load topics: %w", err)
 	}
 	return l, nil
 }

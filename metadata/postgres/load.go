@@ -5,6 +5,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/skeinio/skein/metadata"
 )
 
@@ -82,8 +85,12 @@ func (d *Driver) LoadBlocks(ctx context.Context, known []metadata.BlockSeq) (*me
 	p := d.params()
 	defer d.done(p)
 	blockParams(p, known)
-	b := deltas{at: make(map[metadata.BlockID]int, len(known))}
-	if err := d.read(ctx, stLoad, p, b.loaded); err != nil {
+	var b deltas
+	err := d.read(ctx, stLoad, p, func() func(*column) error {
+		b = deltas{at: make(map[metadata.BlockID]int, len(known))}
+		return b.loaded
+	})
+	if err != nil {
 		return nil, fmt.Errorf("load blocks: %w", err)
 	}
 	if len(b.list) == 0 { // none of them exists, so no row told the time
@@ -107,28 +114,26 @@ func (d *Driver) LoadInline(ctx context.Context, parts []metadata.InlinePart) ([
 	for i, p := range parts {
 		ids[i], from[i], length[i] = p.Flush, int32(p.Position+1), int32(p.Length)
 	}
-	rows, err := d.reads.Query(ctx, `
-SELECT u.i, substr(p.payload, u.start, u.length)
-FROM unnest($1::uuid[], $2::int4[], $3::int4[]) WITH ORDINALITY AS u (flush, start, length, i)
-CROSS JOIN LATERAL (SELECT payload FROM inline l WHERE l.flush = u.flush LIMIT 1) p`, ids, from, length)
-	if err != nil {
-		return nil, fmt.Errorf("load inline payloads: %w", unavailable(err))
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err := d.query(ctx, func(conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, loadInlineSQL, ids, from, length)
+		if err != nil {
+			return err
+		}
 		var i int64
 		var payload []byte
-		if err := rows.Scan(&i, &payload); err != nil {
-			return nil, fmt.Errorf("load inline payloads: %w", unavailable(err))
-		}
-		if int64(len(payload)) != parts[i-1].Length {
-			return nil, fmt.Errorf("%w: inline payload %s has %d bytes at %d, not %d", metadata.ErrCorrupt,
-				parts[i-1].Flush, len(payload), parts[i-1].Position, parts[i-1].Length)
-		}
-		payloads[i-1] = payload
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("load inline payloads: %w", unavailable(err))
+		_, err = pgx.ForEachRow(rows, []any{&i, &payload}, func() error {
+			p := parts[i-1]
+			if int64(len(payload)) != p.Length {
+				return fmt.Errorf("%w: inline payload %s has %d bytes at %d, not %d", metadata.ErrCorrupt,
+					p.Flush, len(payload), p.Position, p.Length)
+			}
+			payloads[i-1], payload = payload, nil
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load inline payloads: %w", err)
 	}
 	return payloads, nil
 }

@@ -123,17 +123,20 @@ func (d *Driver) LocateTime(ctx context.Context, queries []metadata.LocateTimeQu
 }
 
 func (d *Driver) locate(ctx context.Context, list []search) ([]metadata.LocateAnswer, error) {
-	answers := make([]metadata.LocateAnswer, len(list))
-	for i := range answers {
-		answers[i].Missing = true
-	}
 	if len(list) == 0 {
-		return answers, nil
+		return nil, nil
 	}
+	var answers []metadata.LocateAnswer
 	p := d.params()
 	defer d.done(p)
 	locateParams(p, list)
-	err := d.read(ctx, stLocate, p, func(c *column) error { return locateRow(c, list, answers) })
+	err := d.read(ctx, stLocate, p, func() func(*column) error {
+		answers = make([]metadata.LocateAnswer, len(list))
+		for i := range answers {
+			answers[i].Missing = true
+		}
+		return func(c *column) error { return locateRow(c, list, answers) }
+	})
 	if err != nil {
 		return nil, fmt.Errorf("locate: %w", err)
 	}

@@ -189,15 +189,29 @@ func (d *Driver) done(p *params) {
 	}
 }
 
-// read runs a prepared statement on the read pool and gives each row of its answer to row.
-func (d *Driver) read(ctx context.Context, name statement, p *params, row func(*column) error) error {
-	conn, err := acquire(ctx, d.reads)
-	if err != nil {
-		return err
+// query runs fn on a connection of the read pool, and again when the session turns out to be lost: what fn does must do
+// no harm when it is done twice. Its errors are marked as unavailable.
+func (d *Driver) query(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	for reconnects := 0; ; reconnects++ {
+		conn, err := acquire(ctx, d.reads)
+		if err != nil {
+			return err
+		}
+		err = fn(conn)
+		conn.Release()
+		if err == nil || !lost(err) || ctx.Err() != nil || reconnects == maxReconnects {
+			return unavailable(err)
+		}
 	}
-	defer conn.Release()
-	rr := conn.Conn().PgConn().ExecPrepared(ctx, string(name), p.list(), binaryFormat, binaryFormat)
-	return unavailable(eachRow(rr, row))
+}
+
+// read runs a prepared statement on the read pool. collect gives what each row of its answer goes to; it is called again
+// for every attempt.
+func (d *Driver) read(ctx context.Context, name statement, p *params, collect func() func(*column) error) error {
+	return d.query(ctx, func(conn *pgxpool.Conn) error {
+		rr := conn.Conn().PgConn().ExecPrepared(ctx, string(name), p.list(), binaryFormat, binaryFormat)
+		return eachRow(rr, collect())
+	})
 }
 
 // eachRow reads an answer to its end.

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -160,4 +161,27 @@ func median(list []float64) float64 {
 	list = slices.Clone(list)
 	slices.Sort(list)
 	return list[len(list)/2]
+}
+
+// signalLogger gives a token when a line with that message is logged.
+func signalLogger(message string, signal chan<- struct{}) *slog.Logger {
+	return slog.New(&signalHandler{Handler: slog.DiscardHandler, message: message, signal: signal})
+}
+
+type signalHandler struct {
+	slog.Handler
+	message string
+	signal  chan<- struct{}
+}
+
+func (h *signalHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *signalHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.message {
+		select {
+		case h.signal <- struct{}{}:
+		default:
+		}
+	}
+	return nil
 }

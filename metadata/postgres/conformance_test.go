@@ -1,0 +1,21 @@
+package postgres_test
+
+import (
+	"testing"
+
+	"github.com/skeinio/skein/internal/testenv"
+	"github.com/skeinio/skein/metadata/metadatatest"
+	"github.com/skeinio/skein/metadata/postgres"
+)
+
+func TestConformance(t *testing.T) {
+	metadatatest.Run(t, func(t *testing.T) metadatatest.Database {
+		db := &database{url: testenv.PostgresDatabase(t)}
+		if err := postgres.Migrate(t.Context(), db.url, postgres.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		return db
+	})
+}
+
+var _ metadatatest.Database = (*database)(nil)

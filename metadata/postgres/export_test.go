@@ -1,0 +1,40 @@
+package postgres
+
+// Statement is one that the tests explain.
+type Statement struct{ Name, SQL string }
+
+// Statements gives those of the hot path and of readers, as their sessions run them.
+func Statements() []Statement {
+	list := []Statement{
+		{"saveCheckpoint", saveCheckpointSQL}, {"allocate", allocateSQL}, {"ranges", rangesSQL}, {"resident", residentSQL},
+		{"expire", expireSQL}, {"loadInline", loadInlineSQL},
+	}
+	for name, sql := range statements {
+		if name != stBegin && name != stCommit {
+			list = append(list, Statement{string(name), sql})
+		}
+	}
+	return list
+}
+
+// HotSettings are the settings of those sessions.
+var HotSettings = hotSettings
+
+// Ended is how many sessions the lock watch ended.
+func (d *Driver) Ended() int64 { return d.ended.Load() }
+
+var (
+	EncodeEvent = encodeEvent
+	DecodeEvent = decodeEvent
+)
+
+const MaxPayload = maxPayload
+
+// Refuse checks a server's settings.
+func Refuse(version int, fsync, synchronousCommit string, standby bool) error {
+	s := server{version: version, fsync: fsync, synchronousCommit: synchronousCommit, standby: standby}
+	return s.refuse()
+}
+
+// SawIncarnation is what a new connection does.
+func (d *Driver) SawIncarnation(floor, now Incarnation) { d.sawIncarnation(floor, now) }
