@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/skeinio/skein/metadata"
+)
+
+// Fetch, key 1, versions 4 to 18.
+//
+// Deviations: there are no fetch sessions (KIP-227), which the protocol allows: every response has session id 0, and a
+// request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND, upon which clients send the whole list again. The
+// rack is not looked at. Aborted transactions are not listed yet: there are no transactions.
+
+const (
+	// maxFetchWait bounds a client's max_wait.
+	maxFetchWait = 5 * time.Minute
+	// maxPinWait is how long a fetch waits for memory that other responses hold; then it returns nothing, and the client
+	// asks again.
+	maxPinWait = 5 * time.Second
+
+	initialSessionEpoch = 0
+	finalSessionEpoch   = -1
+	readCommitted       = 1
+	leaderEpoch         = 0 // of every partition
+	noLeaderEpoch       = -1
+	fetchTopicIDs       = 13 // first version that names topics by id
+)
+
+// fetch is one Fetch request being served.
+type fetch struct {
+	reader *reader
+	req    *kmsg.FetchRequest
+	// results has the response's partitions, in the request's order: topics[i] has the next counts[i] of them.
+	results  []fetchResult
+	counts   []int
+	parts    []*partRead // those of results that exist
+	maxBytes int
+	minBytes int
+	wait     time.Duration
+	drained  <-chan struct{} // ends the wait: what there is then is the answer
+}
+
+// fetchResult is one partition of the response: part, or an error found before anything was looked at.
+type fetchResult struct {
+	index int32
+	code  int16
+	part  *partRead
+}
+
+func (x *fetchResult) errorCode() int16 {
+	if x.part != nil {
+		return x.part.code
+	}
+	return x.code
+}
+
+// fetch serves a Fetch request.
+func (s *Server) fetch(ctx context.Context, r *request) (reply, error) {
+	req, ok := r.msg.(*kmsg.FetchRequest)
+	if !ok {
+		return reply{}, fmt.Errorf("fetch: request is %T", r.msg)
+	}
+	if req.SessionEpoch != initialSessionEpoch && req.SessionEpoch != finalSessionEpoch {
+		resp := kmsg.NewPtrFetchResponse()
+		resp.Version, resp.ErrorCode = req.Version, r.note(codeFetchSessionIDNotFound)
+		return reply{msg: resp}, nil
+	}
+	f := &fetch{
+		reader: s.reader, req: req,
+		maxBytes: int(min(max(req.MaxBytes, 0), maxFetchBytes)), minBytes: int(req.MinBytes),
+		wait:    min(time.Duration(max(req.MaxWaitMillis, 0))*time.Millisecond, maxFetchWait),
+		drained: s.drained,
+	}
+	if err := f.resolve(ctx, s.store); err != nil {
+		return reply{}, err
+	}
+	release, err := f.run(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	for i := range f.results {
+		r.note(f.results[i].errorCode())
+	}
+	buf := s.responses.get()
+	n, _ := f.estimate()
+	*buf = slices.Grow((*buf)[:0], n)
+	body, size := f.encode(*buf)
+	return reply{body: body, size: size, release: func() {
+		release()
+		s.responses.put(buf)
+	}}, nil
+}
+
+// resolve finds the request's partitions in the catalogue. A topic that is not known is asked of the database once.
+func (f *fetch) resolve(ctx context.Context, topics Topics) error {
+	catalogue, err := topics.Catalogue(ctx)
+	refreshed := false
+	for i := range f.req.Topics {
+		t := &f.req.Topics[i]
+		f.counts = append(f.counts, len(t.Partitions))
+		var topic *metadata.Topic
+		if err == nil {
+			topic = f.find(catalogue, t)
+			if topic == nil && !refreshed {
+				refreshed = true
+				if catalogue, err = topics.RefreshCatalogue(ctx); err == nil {
+					topic = f.find(catalogue, t)
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		for j := range t.Partitions {
+			f.results = append(f.results, f.result(topic, &t.Partitions[j], err))
+		}
+	}
+	for i := range f.results {
+		if p := f.results[i].part; p != nil {
+			f.parts = append(f.parts, p)
+		}
+	}
+	return nil
+}
+
+func (f *fetch) find(c *metadata.Catalogue, t *kmsg.FetchRequestTopic) *metadata.Topic {
+	if f.req.Version >= fetchTopicIDs {
+		return c.ByID(t.TopicID)
+	}
+	return c.ByName(t.Topic)
+}
+
+// unknownTopic is the code for a topic that is not there.
+func (f *fetch) unknownTopic() int16 {
+	if f.req.Version >= fetchTopicIDs {
+		return codeUnknownTopicID
+	}
+	return codeUnknownTopicOrPartition
+}
+
+func (f *fetch) result(topic *metadata.Topic, p *kmsg.FetchRequestTopicPartition, err error) fetchResult {
+	x := fetchResult{index: p.Partition}
+	switch {
+	case err != nil:
+		x.code = readCode(err)
+	case topic == nil:
+		x.code = f.unknownTopic()
+	case p.Partition < 0 || int(p.Partition) >= len(topic.Partitions):
+		x.code = codeUnknownTopicOrPartition
+	default:
+		x.code = checkLeaderEpoch(p.CurrentLeaderEpoch)
+	}
+	if x.code != codeNone {
+		return x
+	}
+	place := topic.Partitions[p.Partition]
+	x.part = &partRead{
+		topic: topic.Name, index: p.Partition, place: metadata.PartitionID{Block: place.Block, Slot: place.Slot},
+		offset: metadata.Offset(p.FetchOffset), max: int(max(p.PartitionMaxBytes, 0)),
+	}
+	return x
+}
+
+// checkLeaderEpoch checks the epoch that a client believes in (KIP-320). -1: it does not say.
+func checkLeaderEpoch(epoch int32) int16 {
+	switch {
+	case epoch == leaderEpoch || epoch == noLeaderEpoch:
+		return codeNone
+	case epoch < leaderEpoch:
+		return codeFencedLeaderEpoch
+	}
+	return codeUnknownLeaderEpoch
+}
+
+// run waits until there is enough to return, and reads it. release gives back the memory that the response refers to.
+func (f *fetch) run(ctx context.Context) (release func(), err error) {
+	if len(f.parts) == 0 {
+		return func() {}, nil
+	}
+	deadline := time.Now().Add(f.wait)
+	ready, err := f.check(ctx)
+	if err == nil && !ready && f.wait > 0 {
+		err = f.await(ctx, deadline)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		f.failAll(err)
+		return func() {}, nil
+	}
+	pinCtx, cancel := context.WithTimeout(ctx, maxPinWait)
+	defer cancel()
+	release, err = f.reader.load(pinCtx, f.parts)
+	switch {
+	case err == nil:
+		return release, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		f.returnNothing()
+		return func() {}, nil
+	}
+	f.failAll(err)
+	return func() {}, nil
+}
+
+// await is the long poll: it looks again whenever one of the blocks moves, until there is enough or the time is over.
+func (f *fetch) await(ctx context.Context, deadline time.Time) error {
+	w := f.reader.store.Watch(blocksOf(f.parts))
+	defer w.Close()
+	f.reader.waiting.Inc()
+	defer f.reader.waiting.Dec()
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		// After registering: what moved before is seen here, what moves later wakes.
+		ready, err := f.check(ctx)
+		if ready || err != nil {
+			return err
+		}
+		select {
+		case <-w.C():
+		case <-timer.C:
+			return nil
+		case <-f.drained:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// check plans the response and says whether it is to be sent now: there is enough, or an error, or more than the request
+// takes.
+func (f *fetch) check(ctx context.Context) (ready bool, err error) {
+	if err := f.reader.look(ctx, f.parts, f.req.IsolationLevel == readCommitted); err != nil {
+		return false, err
+	}
+	total, err := f.reader.plan(ctx, f.parts, f.maxBytes)
+	if err != nil {
+		return false, err
+	}
+	ready = total >= f.minBytes
+	for _, p := range f.parts {
+		if p.code == codeUnknownTopicOrPartition {
+			p.code = f.unknownTopic() // the catalogue has it still, its block says that it was deleted
+		}
+		ready = ready || p.failed() || (p.more && total > 0)
+	}
+	return ready, nil
+}
+
+// failAll gives every partition the same error.
+func (f *fetch) failAll(err error) {
+	for _, p := range f.parts {
+		if !p.failed() {
+			f.reader.fail(p, err)
+		}
+	}
+}
+
+// returnNothing makes the response one without records.
+func (f *fetch) returnNothing() {
+	for _, p := range f.parts {
+		p.picks, p.batches = nil, nil
+	}
+}

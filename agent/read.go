@@ -1,0 +1,508 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/skeinio/skein/cache"
+	"github.com/skeinio/skein/metadata"
+)
+
+// Bounds of reading.
+const (
+	// maxFetchBytes bounds one Fetch response but for its first batch, whatever the client allows: Kafka's
+	// fetch.max.bytes of a broker.
+	maxFetchBytes = 55 << 20
+	// fetchBytes and coldFetchBytes bound the extents that responses pin until they are written, of readers near the end
+	// of the log and of readers far behind: a replay that takes its responses slowly leaves the others' memory alone.
+	fetchBytes     = 256 << 20
+	coldFetchBytes = 128 << 20
+	// locateParts is how many partitions are located at a time: a request whose bytes are used up by its first
+	// partitions does not look for the others.
+	locateParts = 64
+	// locateRows bounds the extents located for one partition.
+	locateRows = 64
+	// readAheadBytes is how far ahead of a cold reader extents are prefetched, for each partition.
+	readAheadBytes = 8 << 20
+	// coldRows: a reader more than so many flushes behind its block's newest one is cold. So many full segments are what
+	// the cache holds by default.
+	coldRows = 64
+)
+
+// Errors of reading one partition.
+var (
+	// errMerged: the offset lies in merged data.
+	errMerged = errors.New("reading merged segments is not supported by this version")
+	// errNoExtent: the partition's view has the offset, and the database names nothing that holds it.
+	errNoExtent = errors.New("no extent holds an offset that was assigned")
+)
+
+// Reads is what reading needs of the metadata store.
+type Reads interface {
+	// Views gives the blocks' views, nil where there is no such block; Refresh makes them at least as new as the call.
+	Views(ctx context.Context, ids []metadata.BlockID) ([]*metadata.View, error)
+	Refresh(ctx context.Context, ids ...metadata.BlockID) error
+	Watch(ids []metadata.BlockID) *metadata.Watch
+	Locate(ctx context.Context, queries []metadata.LocateQuery) ([][]metadata.Located, error)
+	LocateTime(ctx context.Context, queries []metadata.LocateTimeQuery) ([][]metadata.Located, error)
+}
+
+// Extents gives the decoded bytes of extents (*cache.Cache).
+type Extents interface {
+	Get(ctx context.Context, class cache.Class, extents []cache.Extent) []cache.Result
+	Prefetch(ctx context.Context, extents []cache.Extent)
+}
+
+var (
+	_ Reads   = (*metadata.Store)(nil)
+	_ Extents = (*cache.Cache)(nil)
+)
+
+// reader reads partitions: from their views to the batches that a response is made of.
+type reader struct {
+	store   Reads
+	extents Extents
+	log     *slog.Logger
+	pinned  [2]*budget             // by class
+	errors  *prometheus.CounterVec // by reason
+	waiting prometheus.Gauge
+}
+
+func newReader(store Reads, extents Extents, log *slog.Logger, reg prometheus.Registerer) *reader {
+	f := promauto.With(reg)
+	return &reader{
+		store: store, extents: extents, log: log,
+		pinned: [2]*budget{
+			cache.Tail: newBudget("fetch_tail", fetchBytes, reg), cache.Cold: newBudget("fetch_cold", coldFetchBytes, reg),
+		},
+		errors: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "skein_read_errors_total", Help: "Partitions that could not be read, by reason.",
+		}, []string{"reason"}),
+		waiting: f.NewGauge(prometheus.GaugeOpts{Name: "skein_fetches_waiting", Help: "Fetches that wait for a commit."}),
+	}
+}
+
+// partRead is one partition to be read, and what came of it.
+type partRead struct {
+	topic  string // for logs
+	index  int32
+	place  metadata.PartitionID
+	offset metadata.Offset
+	max    int // bytes, but for a request's first batch
+
+	// code is Kafka's error; what follows it counts only when it is codeNone.
+	code  int16
+	view  *metadata.View
+	limit metadata.Offset // no batch from here on: the high watermark, or the LSO
+	cold  bool
+
+	located []metadata.Located
+	picks   []pick
+	bytes   int  // of the picks, then of the batches
+	more    bool // there is more than was picked
+	batches []servedBatch
+}
+
+// servedBatch is a batch to be sent: its header is patched with base when it is.
+type servedBatch struct {
+	data []byte // shared memory: never changed
+	base metadata.Offset
+}
+
+func (p *partRead) highWatermark() metadata.Offset { return p.view.HighWatermark(p.place.Slot) }
+func (p *partRead) lso() metadata.Offset           { return p.view.LSO(p.place.Slot) }
+func (p *partRead) logStart() metadata.Offset      { return p.view.LogStart(p.place.Slot) }
+
+// failed says whether the partition has an error.
+func (p *partRead) failed() bool { return p.code != codeNone }
+
+// blocksOf gives the blocks of partitions, each once.
+func blocksOf(parts []*partRead) []metadata.BlockID {
+	ids := make([]metadata.BlockID, 0, len(parts))
+	seen := make(map[metadata.BlockID]struct{}, len(parts))
+	for _, p := range parts {
+		if _, ok := seen[p.place.Block]; !ok {
+			seen[p.place.Block] = struct{}{}
+			ids = append(ids, p.place.Block)
+		}
+	}
+	return ids
+}
+
+// view gives every partition its block's view, one for each block. Where there is none, or it says that the partition is
+// deleted, the partition is unknown.
+func (rd *reader) view(ctx context.Context, parts []*partRead) error {
+	ids := blocksOf(parts)
+	views, err := rd.store.Views(ctx, ids)
+	if errors.Is(err, metadata.ErrCorrupt) && len(ids) > 1 {
+		return rd.viewEach(ctx, parts, ids)
+	}
+	if err != nil {
+		return err
+	}
+	setViews(parts, ids, views)
+	return nil
+}
+
+// viewEach is view for when one block does not load: the others go on.
+func (rd *reader) viewEach(ctx context.Context, parts []*partRead, ids []metadata.BlockID) error {
+	for _, id := range ids {
+		var mine []*partRead
+		for _, p := range parts {
+			if p.place.Block == id {
+				mine = append(mine, p)
+			}
+		}
+		views, err := rd.store.Views(ctx, []metadata.BlockID{id})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			setViews(mine, []metadata.BlockID{id}, views)
+			continue
+		}
+		for _, p := range mine {
+			rd.fail(p, err)
+		}
+	}
+	return nil
+}
+
+func setViews(parts []*partRead, ids []metadata.BlockID, views []*metadata.View) {
+	byBlock := make(map[metadata.BlockID]*metadata.View, len(ids))
+	for i, id := range ids {
+		byBlock[id] = views[i]
+	}
+	for _, p := range parts {
+		p.code = codeNone
+		p.view = byBlock[p.place.Block]
+		if p.view == nil || p.view.Deleted(p.place.Slot) {
+			p.code = codeUnknownTopicOrPartition
+		}
+	}
+}
+
+// look views the partitions and checks their offsets. An offset that the view does not have is asked of the database
+// before it is out of range: the answer makes clients jump, and the view may be behind what they saw elsewhere.
+func (rd *reader) look(ctx context.Context, parts []*partRead, committed bool) error {
+	if err := rd.view(ctx, parts); err != nil {
+		return err
+	}
+	var beyond []*partRead
+	for _, p := range parts {
+		if !p.failed() && !p.inRange() {
+			beyond = append(beyond, p)
+		}
+	}
+	if len(beyond) > 0 {
+		err := rd.store.Refresh(ctx, blocksOf(beyond)...)
+		if err != nil && !errors.Is(err, metadata.ErrCorrupt) { // the view tells whose block it is
+			return err
+		}
+		if err := rd.view(ctx, parts); err != nil {
+			return err
+		}
+	}
+	for _, p := range parts {
+		if p.failed() {
+			continue
+		}
+		p.limit = p.highWatermark()
+		if committed {
+			p.limit = p.lso()
+		}
+		if !p.inRange() {
+			p.code = codeOffsetOutOfRange
+		}
+	}
+	return nil
+}
+
+func (p *partRead) inRange() bool { return p.offset >= p.logStart() && p.offset <= p.highWatermark() }
+
+// locate finds the extents of partitions from their offsets on, enough for what each may return.
+func (rd *reader) locate(ctx context.Context, parts []*partRead, maxBytes int) error {
+	queries := make([]metadata.LocateQuery, 0, len(parts))
+	asked := make([]*partRead, 0, len(parts))
+	for _, p := range parts {
+		p.located, p.picks, p.bytes, p.more, p.cold = nil, nil, 0, false, false
+		if p.failed() || p.offset >= p.limit {
+			continue
+		}
+		asked = append(asked, p)
+		queries = append(queries, metadata.LocateQuery{
+			Block: p.place.Block, Slot: p.place.Slot, Offset: p.offset,
+			MaxBytes: int64(min(p.max, maxBytes)) + readAheadBytes, MaxRows: locateRows,
+		})
+	}
+	if len(queries) == 0 {
+		return nil
+	}
+	answers, err := rd.store.Locate(ctx, queries)
+	if err != nil {
+		return err
+	}
+	for i, p := range asked {
+		p.located = answers[i]
+		p.cold = len(p.located) > 0 && p.view.Seq-p.located[0].Seq > coldRows
+	}
+	return nil
+}
+
+// plan chooses what each partition will return, in the request's order, and gives the sum of bytes. It reads nothing but
+// metadata. Over maxBytes only a request's first batch may go.
+func (rd *reader) plan(ctx context.Context, parts []*partRead, maxBytes int) (int, error) {
+	total := 0
+	for start := 0; start < len(parts); start += locateParts {
+		wave := parts[start:min(start+locateParts, len(parts))]
+		if err := rd.locate(ctx, wave, maxBytes-total); err != nil {
+			return 0, err
+		}
+		for _, p := range wave {
+			if !p.failed() && p.offset < p.limit {
+				rd.choose(p, min(p.max, maxBytes-total), total == 0)
+				total += p.bytes
+			}
+		}
+		if total >= maxBytes {
+			for _, p := range parts[start+len(wave):] {
+				p.located, p.picks, p.bytes, p.more = nil, nil, 0, true
+			}
+			break
+		}
+	}
+	return total, nil
+}
+
+// choose plans one partition that has something to return.
+func (rd *reader) choose(p *partRead, maxBytes int, atLeastOne bool) {
+	if len(p.located) == 0 {
+		rd.fail(p, fmt.Errorf("%w: offset %d, the log ends at %d", errNoExtent, p.offset, p.limit))
+		return
+	}
+	var err error
+	p.picks, err = pickBatches(p.located, p.offset, p.limit, maxBytes, atLeastOne)
+	if err != nil && len(p.picks) == 0 {
+		rd.fail(p, err)
+		return
+	}
+	p.bytes = 0
+	end := p.offset
+	for i := range p.picks {
+		p.bytes += p.picks[i].bytes
+		end = p.picks[i].end
+	}
+	p.more = end < p.limit
+}
+
+// load reads what was planned and makes it batches. It holds the returned bytes of the budgets until release is called.
+// Where an extent cannot be read the partition returns what comes before it, or an error.
+func (rd *reader) load(ctx context.Context, parts []*partRead) (release func(), err error) {
+	var byClass [2][]*partRead
+	for _, p := range parts {
+		if len(p.picks) > 0 && !p.failed() {
+			class := classOf(p)
+			byClass[class] = append(byClass[class], p)
+		}
+	}
+	var held [2]int64
+	release = func() {
+		for class, n := range held {
+			if n > 0 {
+				rd.pinned[class].release(n)
+			}
+		}
+	}
+	for class, ps := range byClass {
+		n := pinnedBytes(ps)
+		if n == 0 {
+			continue
+		}
+		if err := rd.pinned[class].acquire(ctx, n); err != nil {
+			release()
+			return nil, err
+		}
+		held[class] = n
+	}
+	for class, ps := range byClass {
+		if len(ps) > 0 {
+			rd.loadClass(ctx, cache.Class(class), ps)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+func classOf(p *partRead) cache.Class {
+	if p.cold {
+		return cache.Cold
+	}
+	return cache.Tail
+}
+
+// pinnedBytes is what the extents of the plan take while a response refers to them.
+func pinnedBytes(parts []*partRead) int64 {
+	var n int64
+	for _, p := range parts {
+		for i := range p.picks {
+			n += p.picks[i].extent.RawLength
+		}
+	}
+	return n
+}
+
+// loadClass loads partitions of one class. What is gone is located once more: it may have been merged meanwhile. Only if
+// it is still named, or what is named now is gone too, is it a loss.
+func (rd *reader) loadClass(ctx context.Context, class cache.Class, parts []*partRead) {
+	gone := rd.get(ctx, class, parts)
+	if len(gone) == 0 || ctx.Err() != nil {
+		return
+	}
+	if err := rd.relocate(ctx, gone); err != nil {
+		for _, p := range gone {
+			rd.fail(p, err)
+		}
+		return
+	}
+	for _, p := range rd.get(ctx, class, gone) {
+		rd.fail(p, fmt.Errorf("%w, after it was located twice: %s", cache.ErrMissing, p.picks[0].name()))
+	}
+}
+
+// relocate plans partitions anew after a refresh, within the bytes that they had.
+func (rd *reader) relocate(ctx context.Context, parts []*partRead) error {
+	if err := rd.store.Refresh(ctx, blocksOf(parts)...); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		p.max = p.bytes
+	}
+	if err := rd.locate(ctx, parts, maxFetchBytes); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		rd.choose(p, p.max, true)
+	}
+	return nil
+}
+
+// get loads the plan of partitions and gives those whose first extent is gone.
+func (rd *reader) get(ctx context.Context, class cache.Class, parts []*partRead) (gone []*partRead) {
+	var extents []cache.Extent
+	for _, p := range parts {
+		if p.failed() {
+			continue
+		}
+		for i := range p.picks {
+			extents = append(extents, extentOf(p.picks[i].extent))
+		}
+	}
+	results := rd.extents.Get(ctx, class, extents)
+	for _, p := range parts {
+		if p.failed() {
+			continue
+		}
+		mine := results[:len(p.picks)]
+		results = results[len(p.picks):]
+		err := p.serve(mine)
+		switch {
+		case len(p.batches) > 0 || err == nil || ctx.Err() != nil:
+			if class == cache.Cold {
+				rd.readAhead(ctx, p)
+			}
+		case errors.Is(err, cache.ErrMissing):
+			gone = append(gone, p)
+		default:
+			rd.fail(p, err)
+		}
+	}
+	return gone
+}
+
+// serve makes batches of what was loaded, up to the first extent that was not.
+func (p *partRead) serve(results []cache.Result) error {
+	n := 0
+	for i := range p.picks {
+		n += p.picks[i].batches
+	}
+	p.batches = make([]servedBatch, 0, n)
+	var err error
+	for i := 0; i < len(results) && err == nil; i++ {
+		if err = results[i].Err; err == nil {
+			p.batches, err = p.picks[i].appendBatches(p.batches, results[i].Data)
+		}
+	}
+	if len(p.batches) == 0 {
+		return err // bytes stay what was planned
+	}
+	p.bytes = 0
+	for i := range p.batches {
+		p.bytes += len(p.batches[i].data)
+	}
+	return err
+}
+
+// readAhead prefetches what a cold reader will ask for next.
+func (rd *reader) readAhead(ctx context.Context, p *partRead) {
+	var extents []cache.Extent
+	for i := len(p.picks); i < len(p.located); i++ {
+		if p.located[i].Level == 0 {
+			extents = append(extents, extentOf(&p.located[i]))
+		}
+	}
+	if len(extents) > 0 {
+		rd.extents.Prefetch(ctx, extents)
+	}
+}
+
+// extentOf names an extent for the cache.
+func extentOf(l *metadata.Located) cache.Extent {
+	e := cache.Extent{
+		Key: cache.Key{Object: string(l.Object), Position: l.Position}, Length: l.Length, RawLength: l.RawLength,
+		Codec: uint8(l.Codec), CRC: l.CRC,
+	}
+	if l.Object == "" {
+		e.Inline = l.Flush
+	}
+	return e
+}
+
+// fail gives a partition an error, and says so where it is the data's and not the moment's.
+func (rd *reader) fail(p *partRead, err error) {
+	p.code = readCode(err)
+	p.batches, p.bytes, p.picks = nil, 0, nil
+	reason, level := "unavailable", slog.LevelWarn
+	switch {
+	case errors.Is(err, context.Canceled):
+		return
+	case errors.Is(err, cache.ErrCorrupt):
+		reason, level = "corrupt", slog.LevelError
+	case errors.Is(err, cache.ErrMissing), errors.Is(err, errNoExtent):
+		reason, level = "missing", slog.LevelError
+	case errors.Is(err, errMerged):
+		reason, level = "merged", slog.LevelError
+	}
+	rd.errors.WithLabelValues(reason).Inc()
+	rd.log.Log(context.Background(), level, "partition not read", "topic", p.topic, "partition", p.index,
+		"offset", int64(p.offset), "reason", reason, "error", err)
+}
+
+// readCode gives Kafka's code for a failure to read: CORRUPT_MESSAGE, or else the one that makes every consumer try
+// again. (Java's throws on codes that a Fetch of Kafka's does not have, such as a timeout.)
+func readCode(err error) int16 {
+	if err == nil {
+		return codeNone
+	}
+	if errors.Is(err, cache.ErrCorrupt) {
+		return codeCorruptMessage
+	}
+	return codeKafkaStorageError
+}
