@@ -122,6 +122,8 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err := s.advertise(l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
 	}
+	// From here on the kernel takes connections, which Run serves.
+	s.state.CompareAndSwap(stateNew, stateListening)
 	return nil
 }
 
@@ -174,7 +176,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.Addr() == nil {
 		return ErrNotListening
 	}
-	s.state.CompareAndSwap(stateNew, stateListening)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	accepting := make(chan error, 1)
