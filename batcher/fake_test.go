@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/skeinio/skein/internal/record"
@@ -43,13 +44,12 @@ func newFakeBucket() *fakeBucket { return &fakeBucket{Memory: objstore.NewMemory
 func (f *fakeBucket) Put(ctx context.Context, key string, body objstore.Payload, opts objstore.PutOptions) error {
 	f.mu.Lock()
 	f.puts++
-	n, fault := f.puts, f.fault
-	f.mu.Unlock()
 	var out outcome
 	var delay time.Duration
-	if fault != nil {
-		out, delay = fault(n, key)
+	if f.fault != nil {
+		out, delay = f.fault(f.puts, key)
 	}
+	f.mu.Unlock()
 	if delay > 0 && !sleep(ctx, delay) {
 		return objstore.NewError(ctx, objstore.OpPut, key, nil, nil)
 	}
@@ -62,10 +62,28 @@ func (f *fakeBucket) Put(ctx context.Context, key string, body objstore.Payload,
 	return objstore.NewError(ctx, objstore.OpPut, key, objstore.ErrUnavailable, errInjected)
 }
 
+// set changes the bucket, or what its fault looks at, under its lock.
+func (f *fakeBucket) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 func (f *fakeBucket) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.puts
+}
+
+// stubbornBucket's Puts do not heed their context until stuck is closed.
+type stubbornBucket struct {
+	*fakeBucket
+	stuck chan struct{}
+}
+
+func (f *stubbornBucket) Put(ctx context.Context, key string, body objstore.Payload, opts objstore.PutOptions) error {
+	<-f.stuck
+	return f.fakeBucket.Put(ctx, key, body, opts)
 }
 
 // entry is a batch in a partition's log, as it is read back from the bucket or the inline payload.
@@ -93,6 +111,8 @@ type fakePartition struct {
 type fakeStore struct {
 	t      *testing.T
 	bucket *fakeBucket
+
+	shared *fakeStore // whose partitions and receipts count; nil = its own
 
 	mu       sync.Mutex
 	commits  int
@@ -134,6 +154,7 @@ func (s *fakeStore) InlineResident() int64 {
 func (s *fakeStore) Watch(ids []metadata.BlockID) *metadata.Watch { return s.watch.Watch(ids) }
 
 func (s *fakeStore) View(_ context.Context, id metadata.BlockID) (*metadata.View, error) {
+	s = s.root()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := &metadata.View{}
@@ -158,7 +179,11 @@ func (s *fakeStore) part(block metadata.BlockID, slot metadata.Slot) *fakePartit
 func (s *fakeStore) Commit(ctx context.Context, flushes []*metadata.Flush) ([]metadata.FlushResult, error) {
 	s.mu.Lock()
 	s.commits++
-	n, fault := s.commits, s.fault
+	var out outcome
+	var delay time.Duration
+	if s.fault != nil {
+		out, delay = s.fault(s.commits, flushes)
+	}
 	var blocks []metadata.BlockID
 	for _, f := range flushes {
 		if seen, ok := s.first[f.ID]; ok && seen != f.Seen {
@@ -186,11 +211,6 @@ func (s *fakeStore) Commit(ctx context.Context, flushes []*metadata.Flush) ([]me
 			delete(s.inFlight, id)
 		}
 	}()
-	var out outcome
-	var delay time.Duration
-	if fault != nil {
-		out, delay = fault(n, flushes)
-	}
 	if delay > 0 && !sleep(ctx, delay) {
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnavailable, ctx.Err())
 	}
@@ -199,19 +219,40 @@ func (s *fakeStore) Commit(ctx context.Context, flushes []*metadata.Flush) ([]me
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnavailable, errInjected)
 	case out == loseAll:
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, errInjected)
-	case out == condemn:
+	case out == condemn && !s.settled(flushes):
 		return nil, fmt.Errorf("%w: %w", metadata.ErrCondemned, errInjected)
 	}
+	results := s.root().decideAll(flushes)
+	if out == loseReply {
+		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, errInjected)
+	}
+	return results, nil
+}
+
+// root is the store whose partitions count.
+func (s *fakeStore) root() *fakeStore {
+	if s.shared != nil {
+		return s.shared
+	}
+	return s
+}
+
+func (s *fakeStore) decideAll(flushes []*metadata.Flush) []metadata.FlushResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	results := make([]metadata.FlushResult, len(flushes))
 	for i, f := range flushes {
 		results[i] = s.decide(f)
 	}
-	if out == loseReply {
-		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, errInjected)
-	}
-	return results, nil
+	return results
+}
+
+// settled says whether a flush has a receipt: then its object is not looked at.
+func (s *fakeStore) settled(flushes []*metadata.Flush) bool {
+	s = s.root()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(flushes, func(f *metadata.Flush) bool { return s.receipts[f.ID] != nil })
 }
 
 func (s *fakeStore) decide(f *metadata.Flush) metadata.FlushResult {
@@ -367,13 +408,19 @@ type rig struct {
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
 	bucket := newFakeBucket()
+	return newRigOn(t, bucket, bucket, change)
+}
+
+// newRigOn runs a batcher on one bucket whose store reads from another (or the same).
+func newRigOn(t *testing.T, bucket *fakeBucket, front Bucket, change func(*Config)) *rig {
+	t.Helper()
 	r := &rig{t: t, bucket: bucket, store: newFakeStore(t, bucket), ended: make(chan struct{})}
 	c := DefaultConfig()
 	c.Compression = segment.CompressionNone // pooled zstd coders may not wander between synctest's bubbles
 	if change != nil {
 		change(&c)
 	}
-	b, err := New(Options{Config: c, Bucket: bucket, Store: r.store, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	b, err := New(Options{Config: c, Bucket: front, Store: r.store, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,9 +450,11 @@ func (r *rig) close() {
 	}
 }
 
-// settled waits until the pipeline is empty and checks that it left no chain without a reason.
+// checkEmpty waits, in a synctest bubble, until nothing moves, and checks that the pipeline is empty and that no chain is
+// left without a reason.
 func (r *rig) checkEmpty() {
 	r.t.Helper()
+	synctest.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.flushes) != 0 || r.open.live != 0 || r.uploading != 0 || r.commits != 0 || r.unsettled != 0 || len(r.committing) != 0 {
@@ -415,6 +464,25 @@ func (r *rig) checkEmpty() {
 	if len(r.chains) != r.aged.Len() {
 		r.t.Errorf("%d chains are left, %d of them with mark or gap", len(r.chains), r.aged.Len())
 	}
+}
+
+// checkLetGo checks that no upload that waits to be tried again refers to bytes of answered batches.
+func (r *rig) checkLetGo() {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.flushes {
+		if f.dirty && !f.reading && f.payload != nil {
+			r.t.Errorf("flush %s refers to the bytes of answered batches", f.id)
+		}
+	}
+}
+
+// remembered is how many chains there are.
+func (r *rig) remembered() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.chains)
 }
 
 // answer is one request's results, to come.

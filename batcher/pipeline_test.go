@@ -81,6 +81,7 @@ func TestFullSegmentsGoInParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.SegmentBytes, c.PutBudget, c.InlineMaxBytes, c.Uploads = 16<<10, 0.001, 0, 3 })
 		r.bucket.fault = func(int, string) (outcome, time.Duration) { return succeed, 100 * time.Millisecond }
+		wantErr(t, "takes the token", r.submit(1, 30*second, plain(t, partition(1, 0), 0)).err(), nil)
 		start := time.Now()
 		var all []*answer
 		for i := range 12 { // four batches fill a segment
@@ -89,8 +90,9 @@ func TestFullSegmentsGoInParallel(t *testing.T) {
 		for _, a := range all {
 			wantErr(t, "produce", a.err(), nil)
 		}
-		if got := time.Since(start); got > 360*time.Millisecond || r.bucket.count() != 3 {
-			t.Errorf("took %v in %d PUTs, want three at once", got, r.bucket.count())
+		// The first two segments go when they are full, the last when linger has passed.
+		if got := time.Since(start); got != 350*time.Millisecond || r.bucket.count() != 4 {
+			t.Errorf("took %v in %d PUTs, want 350ms and 4", got, r.bucket.count())
 		}
 		r.close()
 	})
@@ -313,6 +315,7 @@ func TestDeadlineFailsTheChainOnly(t *testing.T) {
 		third := r.submit(1, 30*second, idem(t, partition(1, 0), 2), idem(t, partition(1, 1), 0))
 		start := time.Now()
 		wantErr(t, "first", first.err(), ErrNotPersisted)
+		r.checkLetGo()
 		if got := time.Since(start); got < 2*second || got > 2*second+20*time.Millisecond {
 			t.Errorf("first answered after %v, want its deadline, 2s", got)
 		}
@@ -320,7 +323,7 @@ func TestDeadlineFailsTheChainOnly(t *testing.T) {
 		if !patient.pending() {
 			t.Error("the patient waiter of the same flush was answered with the impatient one")
 		}
-		down = false
+		r.bucket.set(func() { down = false })
 		wantErr(t, "patient", patient.err(), nil)
 		res := third.wait()
 		wantErr(t, "third", res[0].Err, ErrNotPersisted)
@@ -333,6 +336,26 @@ func TestDeadlineFailsTheChainOnly(t *testing.T) {
 		wantErr(t, "after", after.err(), nil)
 		wantErr(t, "mark is gone", r.submit(1, 30*second, idem(t, partition(1, 0), 2)).err(), nil)
 		wantLog(t, r, partition(1, 0), 100, 0, 1, 2)
+		r.checkEmpty()
+		r.close()
+	})
+}
+
+// A PUT that does not heed its cancellation still reads the batches' bytes: nobody is answered before it returns.
+func TestBytesAreKeptWhileTheyAreRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bucket := &stubbornBucket{fakeBucket: newFakeBucket(), stuck: make(chan struct{})}
+		r := newRigOn(t, bucket.fakeBucket, bucket, func(c *Config) { c.InlineMaxBytes = 0 })
+		late := r.submit(1, second, plain(t, partition(1, 0), 1))
+		patient := r.submit(2, 30*second, plain(t, partition(1, 0), 2))
+		time.Sleep(3 * second)
+		if !late.pending() {
+			t.Error("answered while its bytes were read")
+		}
+		close(bucket.stuck)
+		wantErr(t, "late", late.err(), ErrNotPersisted)
+		wantErr(t, "patient", patient.err(), nil)
+		wantLog(t, r, partition(1, 0), 2)
 		r.checkEmpty()
 		r.close()
 	})
@@ -360,8 +383,8 @@ func TestMarkEnds(t *testing.T) {
 			r := failed(t)
 			time.Sleep(markRetention)
 			r.checkEmpty()
-			if len(r.chains) != 0 {
-				t.Errorf("%d chains are remembered after the retention", len(r.chains))
+			if n := r.remembered(); n != 0 {
+				t.Errorf("%d chains are remembered after the retention", n)
 			}
 			wantErr(t, "later", r.submit(1, second, idem(t, partition(1, 0), 1)).err(), nil)
 			r.close()
@@ -408,7 +431,7 @@ func TestUnknownOutcomeOutlivesTheWaiter(t *testing.T) {
 				if !again.pending() || !behind.pending() {
 					t.Error("the chain went on before its unknown outcome was settled")
 				}
-				up = true
+				r.store.set(func() { up = true })
 				res := again.wait()[0]
 				if res.Err != nil || !res.Duplicate || res.Base != 0 {
 					t.Errorf("again: got %+v, want a duplicate", res)
@@ -479,7 +502,9 @@ func TestDrainGivesUp(t *testing.T) {
 		}
 		unknown := r.submit(1, 60*second, plain(t, partition(1, 0), 0))
 		synctest.Wait()
-		r.bucket.fault = func(int, string) (outcome, time.Duration) { return fail, 0 }
+		r.bucket.set(func() {
+			r.bucket.fault = func(int, string) (outcome, time.Duration) { return fail, 0 }
+		})
 		certain := r.submit(2, 60*second, plain(t, partition(1, 0), 1))
 		ctx, cancel := context.WithTimeout(t.Context(), second)
 		defer cancel()
