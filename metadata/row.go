@@ -155,6 +155,7 @@ func DecodeTouched(b []byte) ([]Touched, error) {
 	}
 	n := d.count(SlotsPerBlock, 1)
 	touched := make([]Touched, n)
+	slab := make([]Batch, min(n, len(d.b)/minBatchSize)) // most extents have one batch
 	for i := range touched {
 		t := &touched[i]
 		t.Slot, t.Codec = Slot(d.byte()), Codec(d.byte())
@@ -162,7 +163,11 @@ func DecodeTouched(b []byte) ([]Touched, error) {
 		t.Length = int32(d.uvarint(math.MaxInt32))
 		t.RawLength = int32(d.uvarint(math.MaxInt32))
 		t.CRC = d.uint32()
-		t.Batches = make([]Batch, d.count(math.MaxInt32, minBatchSize))
+		count := d.count(math.MaxInt32, minBatchSize)
+		if count > len(slab) {
+			slab = make([]Batch, max(count, n-i))
+		}
+		t.Batches, slab = slab[:count:count], slab[count:]
 		for j := range t.Batches {
 			d.batch(&t.Batches[j])
 		}
