@@ -75,7 +75,7 @@ func receive(t *testing.T, c <-chan *kmsg.FetchResponse) *kmsg.FetchResponse {
 func TestLongPollWakes(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
-	b := batchOf(t, 10, times(5)...)
+	b := timedBatch(t, 10, times(5)...)
 	agents := map[string]*world{"own commit": w, "another agent's": w.another()}
 	next := int64(0)
 	for _, name := range []string{"own commit", "another agent's"} {
@@ -93,7 +93,7 @@ func TestLongPollWakes(t *testing.T) {
 func TestLongPollMinBytes(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
-	b := batchOf(t, 1000, 1)
+	b := timedBatch(t, 1000, 1)
 	req := fetchReq("t", 0, 0)
 	req.MaxWaitMillis, req.MinBytes = 600_000, int32(2*len(b))
 	got := w.polling(t.Context(), t, req)
@@ -149,7 +149,7 @@ func TestLongPollEnds(t *testing.T) {
 func TestFetchVersions(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 20_000, times(2)...), batchOf(t, 20, times(2)...)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 20_000, times(2)...), timedBatch(t, 20, times(2)...)}})
 	for version := int16(4); version <= 18; version++ {
 		for _, isolation := range []int8{0, 1} {
 			req := fetchReq("t", 1)
@@ -169,7 +169,7 @@ func TestFetchVersions(t *testing.T) {
 func TestFetchReadCommitted(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	b := batchOf(t, 10, times(5)...)
+	b := timedBatch(t, 10, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b, b}})
 	p := &partRead{place: metadata.PartitionID{Block: topic.Partitions[0].Block, Slot: topic.Partitions[0].Slot}, max: 1 << 20}
 	if err := w.server.reader.look(t.Context(), []*partRead{p}, true); err != nil || p.limit != p.lso() {

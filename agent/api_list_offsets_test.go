@@ -64,9 +64,9 @@ func TestListOffsets(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
 	// Timestamps are not in order, within batches and between them.
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 100, 300, 200), batchOf(t, 10, 50, 60)}})
-	w.write(true, chunk{topic, 0, [][]byte{batchOf(t, 10, 250, 400, 350)}})
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 400, 380)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 100, 300, 200), timedBatch(t, 10, 50, 60)}})
+	w.write(true, chunk{topic, 0, [][]byte{timedBatch(t, 10, 250, 400, 350)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 400, 380)}})
 	for version := int16(1); version <= 11; version++ {
 		for _, tt := range []struct{ ts, offset, found int64 }{
 			{-1, 10, -1}, {-2, 0, -1}, {0, 0, 100}, {100, 0, 100}, {101, 1, 300}, {300, 1, 300}, {301, 6, 400}, {400, 6, 400},
@@ -111,12 +111,12 @@ func TestListOffsets(t *testing.T) {
 func TestListOffsetsAfterDeleteRecords(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 10, 9000, 20)}}) // 0 to 2
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 30, 700)}})      // 3, 4
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 10, 9000, 20)}}) // 0 to 2
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 30, 700)}})      // 3, 4
 	for range 3 * firstTimeRows {
-		w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 40)}}) // 5 to 16
+		w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 40)}}) // 5 to 16
 	}
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 50, 600, 60)}}) // 17 to 19
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 50, 600, 60)}}) // 17 to 19
 	wantListed(t, "before", w.list(7, 0, "t", 100)[0], 1, 9000)
 	wantListed(t, "before, max", w.list(7, 0, "t", -3)[0], 1, 9000)
 	w.deleteRecords(topic, 0, 2)
@@ -145,7 +145,7 @@ func TestListOffsetsAsksTheDatabase(t *testing.T) {
 	w.stop() // no wake-ups
 	other := w.another()
 	for i := range int64(3) {
-		other.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 100+i)}})
+		other.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 100+i)}})
 		wantListed(t, "latest", w.list(7, 0, "t", -1)[0], i+1, -1)
 		wantListed(t, "by time", w.list(7, 0, "t", 100+i)[0], i, 100+i)
 	}
@@ -154,7 +154,7 @@ func TestListOffsetsAsksTheDatabase(t *testing.T) {
 func TestListOffsetsErrors(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, 100)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, 100)}})
 	if p := w.list(7, 0, "nope", -1)[0]; p.ErrorCode != codeUnknownTopicOrPartition || p.Offset != -1 {
 		t.Errorf("unknown topic: %s", codeName(p.ErrorCode))
 	}
@@ -200,7 +200,7 @@ func TestListOffsetsCompressed(t *testing.T) {
 func TestOffsetForLeaderEpoch(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 10, times(7)...)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 10, times(7)...)}})
 	for version := int16(2); version <= 4; version++ {
 		for _, tt := range []struct {
 			topic          string

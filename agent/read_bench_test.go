@@ -22,7 +22,7 @@ func BenchmarkFetch(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			w := newWorld(b)
 			topic := w.topic("t", int32(bb.num))
-			batch := batchOf(b, bb.batch, 1)
+			batch := timedBatch(b, bb.batch, 1)
 			var chunks []chunk
 			for i := range bb.num {
 				c := chunk{topic: topic, index: i}

@@ -41,7 +41,7 @@ func times(n int) []int64 {
 func TestReadEveryOffset(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 3)
-	small, large := batchOf(t, 10, times(3)...), batchOf(t, 20_000, times(2)...)
+	small, large := timedBatch(t, 10, times(3)...), timedBatch(t, 20_000, times(2)...)
 	w.write(false, chunk{topic, 1, [][]byte{small, large, small}}, chunk{topic, 2, [][]byte{small}})
 	w.write(true, chunk{topic, 1, [][]byte{small}})
 	w.write(false, chunk{topic, 1, [][]byte{large}})
@@ -63,7 +63,7 @@ func TestReadEveryOffset(t *testing.T) {
 func TestReadOncePerAgent(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 4)
-	b := batchOf(t, 100, times(5)...)
+	b := timedBatch(t, 100, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b}}, chunk{topic, 1, [][]byte{b}}, chunk{topic, 3, [][]byte{b}})
 	done := make(chan error)
 	const readers = 20
@@ -90,7 +90,7 @@ func TestReadOncePerAgent(t *testing.T) {
 func TestReadOwnWrites(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	b := batchOf(t, 100, times(5)...)
+	b := timedBatch(t, 100, times(5)...)
 	_, f := w.write(false, chunk{topic, 0, [][]byte{b}})
 	stored := f.Extents[0]
 	sink := CacheSink{w.cache}
@@ -143,7 +143,7 @@ func TestReadSkipsWhatWasNotAccepted(t *testing.T) {
 func TestReadBounds(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 3)
-	b := batchOf(t, 1000, 1)
+	b := timedBatch(t, 1000, 1)
 	n := int32(len(b))
 	w.write(false, chunk{topic, 0, [][]byte{b, b, b, b}}, chunk{topic, 1, [][]byte{b, b, b, b}}, chunk{topic, 2, [][]byte{b, b}})
 	for _, tt := range []struct {
@@ -199,7 +199,7 @@ func TestReadManyPartitions(t *testing.T) {
 	w := newWorld(t)
 	const n = 3*locateParts + 5
 	topic := w.topic("t", n)
-	b := batchOf(t, 10, 1)
+	b := timedBatch(t, 10, 1)
 	var chunks []chunk
 	for i := range n {
 		chunks = append(chunks, chunk{topic, i, [][]byte{b}})
@@ -224,7 +224,7 @@ func TestReadManyPartitions(t *testing.T) {
 func TestReadOutOfRange(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
-	b := batchOf(t, 10, times(5)...)
+	b := timedBatch(t, 10, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b, b}}, chunk{topic, 1, [][]byte{b}})
 	place := topic.Partitions[0]
 	res, err := w.store.DeleteRecords(t.Context(), []metadata.DeleteRecords{
@@ -255,7 +255,7 @@ func TestReadOutOfRange(t *testing.T) {
 func TestReadBeyondAStaleView(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	b := batchOf(t, 10, times(5)...)
+	b := timedBatch(t, 10, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b}})
 	wantOffsets(t, part(w.fetch(fetchReq("t", 0)), 0), "0-4")
 	w.stop() // no wake-up reaches this agent any more
@@ -269,7 +269,7 @@ func TestFetchUnknown(t *testing.T) {
 	topic := w.topic("t", 1)
 	other := w.another()
 	late := other.topic("late", 1)
-	other.write(false, chunk{late, 0, [][]byte{batchOf(t, 10, 1)}})
+	other.write(false, chunk{late, 0, [][]byte{timedBatch(t, 10, 1)}})
 
 	r := w.fetch(fetchReq("nope", 0))
 	if c := part(r, 0).ErrorCode; c != codeUnknownTopicOrPartition {
@@ -331,7 +331,7 @@ func TestFetchSessions(t *testing.T) {
 func TestReadCorrupt(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 3)
-	b := batchOf(t, 100, times(5)...)
+	b := timedBatch(t, 100, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b}}, chunk{topic, 1, [][]byte{b}})
 	_, f := w.write(false, chunk{topic, 1, [][]byte{b}}, chunk{topic, 2, [][]byte{b}})
 	x := f.Extents[0]
@@ -366,7 +366,7 @@ func TestReadCorrupt(t *testing.T) {
 func TestReadMissing(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
-	b := batchOf(t, 100, times(5)...)
+	b := timedBatch(t, 100, times(5)...)
 	_, f := w.write(false, chunk{topic, 0, [][]byte{b}})
 	w.write(false, chunk{topic, 1, [][]byte{b}})
 	if err := w.bucket.Delete(t.Context(), string(f.Object)); err != nil {
@@ -404,7 +404,7 @@ func (m *movedReads) Locate(ctx context.Context, q []metadata.LocateQuery) ([][]
 func TestReadRelocates(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 2)
-	b := batchOf(t, 100, times(5)...)
+	b := timedBatch(t, 100, times(5)...)
 	w.write(false, chunk{topic, 0, [][]byte{b}}, chunk{topic, 1, [][]byte{b}})
 	w.server.reader.store = &movedReads{Reads: w.store, stale: func(l *metadata.Located) { l.Object = "segments/gone" }}
 	r := w.fetch(fetchReq("t", 0, 2))
@@ -423,7 +423,7 @@ func TestReadRelocates(t *testing.T) {
 func TestReadWhatCannotBe(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	w.write(false, chunk{topic, 0, [][]byte{batchOf(t, 100, times(5)...)}})
+	w.write(false, chunk{topic, 0, [][]byte{timedBatch(t, 100, times(5)...)}})
 	for _, tt := range []struct {
 		change func(l *metadata.Located)
 		code   int16
@@ -475,7 +475,7 @@ func TestReadDatabaseAway(t *testing.T) {
 func TestReadPinned(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
-	b := batchOf(t, 100_000, 1)
+	b := timedBatch(t, 100_000, 1)
 	w.write(false, chunk{topic, 0, [][]byte{b}})
 	pinned := w.server.reader.pinned[0]
 	pinned.limit = int64(len(b)) * 3 / 2

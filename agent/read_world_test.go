@@ -159,8 +159,8 @@ type chunk struct {
 	batches [][]byte
 }
 
-// batchOf makes a batch of records with the given timestamps and values of n bytes.
-func batchOf(t testing.TB, n int, times ...int64) []byte {
+// timedBatch makes a batch of records with the given timestamps and values of n bytes.
+func timedBatch(t testing.TB, n int, times ...int64) []byte {
 	t.Helper()
 	b := record.NewBuilder()
 	for i, ts := range times {
