@@ -150,24 +150,33 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 		r.Code = CodeStale
 		return r
 	}
+	if b.Flags&(FlagTransactional|FlagControl) != 0 {
+		// A commit does not load transactions: none of them can be known to be ongoing, and one that is opened here would
+		// hold the last stable offset for ever.
+		r.Code = CodeInvalidTxnState
+		return r
+	}
+	base := s.Photo.Next[e.Slot]
 	if b.Producer != NoProducer {
-		if r.Code, r.Base = d.sequence(s, e, b, at); r.Code != CodeAccepted {
+		k := producerKey{slot: e.Slot, id: b.Producer}
+		p := s.producer(k, at)
+		if r.Code, r.Base = d.sequence(p, e, b); r.Code != CodeAccepted {
 			return r
 		}
+		s.noteOf(k, p, b, base, at)
 	}
-	r.Base = s.Photo.Next[e.Slot]
-	s.note(e.Slot, b, r.Base, at)
+	r.Base = base
 	s.Photo.Next[e.Slot] += Offset(b.Records)
 	s.Photo.MaxTS[e.Slot] = max(s.Photo.MaxTS[e.Slot], b.MaxTimestamp)
 	s.Photo.Bytes[e.Slot] += int64(b.Length)
 	return r
 }
 
-// sequence checks an idempotent batch against its producer's state. With no state at all a sequence other than 0 is
+// sequence checks an idempotent batch against its producer's state p. With no state at all (nil) a sequence other than 0 is
 // held when an earlier batch must still be on its way: the producer id was handed out after the partition was made and
 // not longer ago than state is kept (design: write path).
-func (d *decision) sequence(s *State, e *Extent, b *Batch, at Millis) (Code, Offset) {
-	if p := s.producer(producerKey{slot: e.Slot, id: b.Producer}, at); p != nil {
+func (d *decision) sequence(p *producer, e *Extent, b *Batch) (Code, Offset) {
+	if p != nil {
 		return p.check(b)
 	}
 	if b.First == 0 {

@@ -48,11 +48,14 @@ func (s *State) Apply(r *Row) error {
 
 // note folds one accepted batch into producers and open transactions.
 func (s *State) note(slot Slot, b *Batch, base Offset, at Millis) {
-	if b.Producer == NoProducer {
-		return
+	if b.Producer != NoProducer {
+		k := producerKey{slot: slot, id: b.Producer}
+		s.noteOf(k, s.producer(k, at), b, base, at)
 	}
-	k := producerKey{slot: slot, id: b.Producer}
-	p := s.producer(k, at)
+}
+
+// noteOf is note for a batch of a producer of which p is known, or nil.
+func (s *State) noteOf(k producerKey, p *producer, b *Batch, base Offset, at Millis) {
 	if p == nil {
 		p = &producer{epoch: b.Epoch}
 		s.producers[k] = p
