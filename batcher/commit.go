@@ -104,10 +104,10 @@ func (b *Batcher) commit(ctx context.Context, group []*flush) {
 	results, err := b.tryCommit(ctx, group)
 	b.metrics.commit(group, err, time.Since(started))
 	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			b.log.Warn("flushes not committed, trying again", "flushes", len(group), "first", group[0].id, "error", err)
+		if failures := b.commitFailed(group, err); worthLogging(failures) && !errors.Is(err, context.Canceled) {
+			b.log.Warn("flushes not committed, trying again", "flushes", len(group), "first", group[0].id, "attempt", failures,
+				"error", err)
 		}
-		b.commitFailed(group, err)
 		return
 	}
 	b.committed(group, results)
@@ -137,8 +137,8 @@ func (b *Batcher) tryCommit(ctx context.Context, group []*flush) ([]metadata.Flu
 
 // commitFailed puts a group back. After an unknown outcome its flushes are frozen: they are submitted again as they are
 // until the outcome is known, and nothing of their chains is committed before. Otherwise nothing was committed, and what
-// has no waiter any more is left out of the next attempt.
-func (b *Batcher) commitFailed(group []*flush, err error) {
+// has no waiter any more is left out of the next attempt. It gives how often the first has failed.
+func (b *Batcher) commitFailed(group []*flush, err error) int {
 	b.mu.Lock()
 	defer b.unlock()
 	b.leaveCommit(group)
@@ -171,6 +171,7 @@ func (b *Batcher) commitFailed(group []*flush, err error) {
 			}
 		}
 	}
+	return group[0].attempts
 }
 
 func (b *Batcher) leaveCommit(group []*flush) {

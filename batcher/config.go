@@ -104,8 +104,9 @@ const (
 	// maxUnsettled is how many flushes may have an unknown outcome before no other is committed.
 	maxUnsettled = 64
 
-	// putTimeout and commitTimeout bound one attempt.
-	putTimeout    = 30 * time.Second
+	// putTimeout, more for what slowestPut takes longer for, and commitTimeout bound one attempt.
+	putTimeout    = 10 * time.Second
+	slowestPut    = 1 << 20 // bytes per second
 	commitTimeout = 10 * time.Second
 	// Backoff of attempts, doubling from base to limit.
 	putBackoffBase    = 50 * time.Millisecond

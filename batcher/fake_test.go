@@ -578,3 +578,25 @@ func idem(t testing.TB, part metadata.Partition, seq int) Batch {
 func plain(t testing.TB, part metadata.Partition, n int) Batch {
 	return makeBatch(t, part, metadata.NoProducer, -1, -1, uint64(n), 8)
 }
+
+// keys lists all objects.
+func (f *fakeBucket) keys(t *testing.T) (keys []string) {
+	t.Helper()
+	err := f.List(t.Context(), "", "", func(i objstore.Info) error {
+		keys = append(keys, i.Key)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func (f *fakeBucket) read(t *testing.T, key string) []byte {
+	t.Helper()
+	data, err := objstore.ReadAll(t.Context(), f.Memory, key, 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

@@ -68,6 +68,7 @@ func (c *chaos) stop() {
 type world struct {
 	t      *testing.T
 	store  *fakeStore
+	log    func(metadata.Partition) []entry
 	agents []*rig
 	bucket *chaos
 	db     *chaos
@@ -92,7 +93,7 @@ func newWorld(t *testing.T, seed uint64, agents int, change func(*Config)) *worl
 	for range agents {
 		r := newRig(t, change)
 		if w.store == nil {
-			w.store = r.store
+			w.store, w.log = r.store, r.store.log
 		}
 		// All agents see the first one's store and bucket.
 		r.store.shared = w.store
@@ -167,7 +168,7 @@ func (w *world) idempotentClient(rng *rand.Rand, producer metadata.ProducerID, p
 func (w *world) checkIdempotent(producer metadata.ProducerID, part metadata.Partition, total int) {
 	w.t.Helper()
 	next := uint64(0)
-	for _, e := range w.store.log(part) {
+	for _, e := range w.log(part) {
 		if e.meta.Producer != producer {
 			continue
 		}
@@ -223,7 +224,7 @@ func (w *world) plainClient(rng *rand.Rand, conn uint64, part metadata.Partition
 func (w *world) checkPlain(part metadata.Partition, attempts []attempt) {
 	w.t.Helper()
 	at := map[uint64]metadata.Offset{}
-	for _, e := range w.store.log(part) {
+	for _, e := range w.log(part) {
 		if e.meta.Producer != metadata.NoProducer {
 			continue
 		}

@@ -26,7 +26,7 @@ func (b *Batcher) startUploads(ctx context.Context) {
 func (b *Batcher) upload(ctx context.Context, f *flush) {
 	defer notify(b.wake)
 	for attempt := 1; ; attempt++ {
-		putCtx, cancel := context.WithTimeout(ctx, putTimeout)
+		putCtx, cancel := context.WithCancel(ctx)
 		live, ok := b.beginUpload(f, cancel, attempt)
 		if !ok {
 			cancel()
@@ -44,7 +44,7 @@ func (b *Batcher) upload(ctx context.Context, f *flush) {
 		started := time.Now()
 		err := b.put(putCtx, f)
 		cancel()
-		done, again := b.endUpload(ctx, f, err, time.Since(started))
+		done, again := b.endUpload(ctx, f, err, attempt, time.Since(started))
 		if done {
 			return
 		}
@@ -58,6 +58,8 @@ func (b *Batcher) put(ctx context.Context, f *flush) error {
 	if f.kind == KindInline {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, putTimeout+time.Duration(f.size)*(time.Second/slowestPut))
+	defer cancel()
 	return b.bucket.Put(ctx, string(f.key), objstore.Payload(f.payload), objstore.PutOptions{})
 }
 
@@ -98,7 +100,7 @@ func (b *Batcher) leaveUpload(f *flush) {
 
 // endUpload unpins the batches. It says whether the flush has left the upload, and if not, whether to go on at once, since it
 // was only interrupted to leave out what was answered.
-func (b *Batcher) endUpload(ctx context.Context, f *flush, err error, took time.Duration) (done, again bool) {
+func (b *Batcher) endUpload(ctx context.Context, f *flush, err error, attempt int, took time.Duration) (done, again bool) {
 	b.mu.Lock()
 	defer b.unlock()
 	interrupted := f.dirty
@@ -113,8 +115,9 @@ func (b *Batcher) endUpload(ctx context.Context, f *flush, err error, took time.
 		b.leaveUpload(f)
 		return true, false
 	}
-	if !interrupted && ctx.Err() == nil {
-		b.log.Warn("segment not uploaded, trying again", "flush", f.id, "key", f.key, "bytes", f.size, "error", err)
+	if !interrupted && ctx.Err() == nil && worthLogging(attempt) {
+		b.log.Warn("segment not uploaded, trying again", "flush", f.id, "key", f.key, "bytes", f.size, "attempt", attempt,
+			"error", err)
 	}
 	return false, interrupted && ctx.Err() == nil
 }
@@ -152,6 +155,9 @@ func backoff(failures int, base, limit time.Duration) time.Duration {
 	}
 	return d - time.Duration(rand.Int64N(int64(d)/4+1))
 }
+
+// worthLogging thins out what an outage would repeat: the first, second, fourth, eighth … failure.
+func worthLogging(failures int) bool { return failures&(failures-1) == 0 }
 
 // sleep waits for d and says whether ctx is still alive.
 func sleep(ctx context.Context, d time.Duration) bool {
