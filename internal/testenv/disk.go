@@ -9,7 +9,7 @@ import (
 var errNoMount = errors.New("mounting a small disk needs Linux and root")
 
 // SmallDisk gives a folder on a file system of its own with room for about size bytes, to be filled.
-// It goes when the test ends. Tests that cannot have one fail: run them as root, or in a container.
+// It goes when the test ends. Ask CanMount first.
 func SmallDisk(t testing.TB, size int64) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -21,6 +21,9 @@ const startTimeout = 60 * time.Second
 // keptLogBytes is how much of a server's output an error shows at most.
 const keptLogBytes = 16 << 10
 
+// errNotOurs: a test may only touch a server that it started.
+var errNotOurs = errors.New("this server was not started by this process; use NewPostgres or NewMinIO")
+
 // server is one server process that can be stopped, started, frozen and killed. Its folder and port
 // stay the same over all of that.
 type server struct {
@@ -55,6 +58,9 @@ func (s *server) launch(stopSignal string) error {
 
 // start runs the process and waits until it serves.
 func (s *server) start() error {
+	if s == nil {
+		return errNotOurs
+	}
 	s.mu.Lock()
 	if s.running() {
 		s.mu.Unlock()
@@ -103,6 +109,9 @@ func (s *server) running() bool {
 
 // stop sends a signal and waits for the end.
 func (s *server) stop(signal syscall.Signal) error {
+	if s == nil {
+		return errNotOurs
+	}
 	s.mu.Lock()
 	cmd, exited, running := s.cmd, s.exited, s.running()
 	s.mu.Unlock()
@@ -123,6 +132,9 @@ func (s *server) stop(signal syscall.Signal) error {
 // signalAll sends a signal to the server and all its children; the server first, so that it cannot
 // have new ones meanwhile when the signal stops it.
 func (s *server) signalAll(signal syscall.Signal) error {
+	if s == nil {
+		return errNotOurs
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.running() {
@@ -146,6 +158,9 @@ func (s *server) signalAll(signal syscall.Signal) error {
 
 // kill ends the server and its children at once, as a power cut would but for the page cache.
 func (s *server) kill() error {
+	if s == nil {
+		return errNotOurs
+	}
 	s.mu.Lock()
 	running := s.running()
 	s.mu.Unlock()
