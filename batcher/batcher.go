@@ -2,6 +2,12 @@
 // segments (or hands them over inline), commits them in groups, and gives every batch its own result.
 //
 // It never reads records, never assigns an offset, and knows nothing of the Kafka protocol's messages.
+//
+// A batch goes through: its chain (chain.go; the order in which batches of one producer or connection may be committed),
+// the open flush (policy.go says when it is cut), encoding and PUT (upload.go), a group commit (commit.go), its result.
+// What arrives before the batch it follows waits in hold.go. Batcher.mu guards all of that; it is never held during
+// encoding, a PUT, a commit or a call of Done, and no other lock is taken under it but those of metrics. One goroutine,
+// Run's, decides (Batcher.step); uploads and commits report back to it.
 package batcher
 
 import (

@@ -2,7 +2,9 @@ package batcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/skeinio/skein/internal/segment"
 	"github.com/skeinio/skein/metadata"
+	"github.com/skeinio/skein/metadata/sqlite"
 	"github.com/skeinio/skein/objstore"
 )
 
@@ -39,6 +42,51 @@ func (s *nullStore) Commit(_ context.Context, flushes []*metadata.Flush) ([]meta
 		results[i].Batches = make([]metadata.BatchResult, n)
 	}
 	return results, nil
+}
+
+// BenchmarkSingleRecord measures how long a quiet agent takes for one small record on the embedded database.
+func BenchmarkSingleRecord(b *testing.B) {
+	ctx := context.Background()
+	driver, err := sqlite.Open(ctx, filepath.Join(b.TempDir(), "metadata.db"), sqlite.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	store := metadata.NewStore(metadata.Options{Driver: driver})
+	made, errs, err := store.CreateTopics(ctx, []metadata.NewTopic{{Name: "events", Partitions: 1}}, false)
+	if err != nil || errs[0] != nil {
+		b.Fatal(err, errs)
+	}
+	c := DefaultConfig()
+	c.CommitBudget, c.InlineBytesPerSecond = 0, 0
+	batcher, err := New(Options{Config: c, Bucket: nullBucket{}, Store: store})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := batcher.Run(ctx); err != nil {
+			b.Error(err)
+		}
+	}()
+	sample := makeBatch(b, made[0].Partitions[0], metadata.NoProducer, -1, -1, 1, 100)
+	b.ReportAllocs()
+	b.ResetTimer()
+	answered := make(chan error)
+	for range b.N {
+		batcher.Submit(Produce{
+			Conn: 1, Deadline: time.Now().Add(30 * time.Second), Batches: []Batch{sample},
+			Done: func(res []Result) { answered <- res[0].Err },
+		})
+		if err := <-answered; err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	if err := errors.Join(batcher.Drain(ctx), driver.Close()); err != nil {
+		b.Error(err)
+	}
+	<-ended
 }
 
 // BenchmarkSubmit measures the whole way from Submit to Done without bucket and database: bytes per second, and time and

@@ -105,17 +105,23 @@ func (b *Batcher) retryHeld(c *chain, now time.Time) {
 // expireHeld answers held batches whose time is up, and gives when the next one's is. b.mu is held.
 func (b *Batcher) expireHeld(now time.Time) (next time.Time) {
 	for c := range b.heldChains {
-		for it := c.firstHeld(); it != nil; it = c.firstHeld() {
-			if !it.req.deadline.After(now) {
-				b.failChain(it, ErrNotPersisted, now)
-				continue
-			}
-			if !it.holdUntil.After(now) {
-				b.giveUp(it, now)
-				continue
-			}
+		next = earliest(next, b.expireChain(c, now))
+	}
+	return next
+}
+
+func (b *Batcher) expireChain(c *chain, now time.Time) (next time.Time) {
+	for it := c.firstHeld(); it != nil; it = it.next {
+		switch {
+		case !it.held:
+		case !it.req.deadline.After(now):
+			b.failChain(it, ErrNotPersisted, now)
+			return next // with all that came after it
+		case !it.holdUntil.After(now):
+			b.giveUp(it, now)
+			return next
+		default:
 			next = earliest(next, earliest(it.req.deadline, it.holdUntil))
-			break
 		}
 	}
 	return next

@@ -144,10 +144,15 @@ func TestHeldBatchHonoursItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		start := time.Now()
-		wantErr(t, "held", r.submit(1, second, idem(t, partition(1, 0), 1)).err(), ErrNotPersisted)
+		earlier := r.submit(1, 30*second, idem(t, partition(1, 0), 1))
+		wantErr(t, "held", r.submit(1, second, idem(t, partition(1, 0), 2)).err(), ErrNotPersisted)
+		if !earlier.pending() {
+			t.Error("what comes before it in its chain was answered with it")
+		}
 		if got := time.Since(start); got != second {
 			t.Errorf("answered after %v, want 1s", got)
 		}
+		wantErr(t, "earlier", earlier.err(), ErrNotPersisted)
 		r.checkEmpty()
 		r.close()
 	})

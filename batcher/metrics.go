@@ -22,7 +22,8 @@ type metrics struct {
 	commitFlushes  prometheus.Histogram
 	commitBatches  prometheus.Histogram
 
-	results *prometheus.CounterVec
+	results             *prometheus.CounterVec
+	accepted, duplicate prometheus.Counter // of results
 
 	collectors []prometheus.Collector
 }
@@ -57,6 +58,7 @@ func newMetrics(b *Batcher) *metrics {
 	m.commitFlushes = sizes("skein_commit_flushes", "Flushes in a commit.", 8)
 	m.commitBatches = sizes("skein_commit_batches", "Record batches in a commit.", 17)
 	m.results = counterVec("skein_batch_results_total", "Record batches answered, by result.", "result")
+	m.accepted, m.duplicate = m.results.WithLabelValues("accepted"), m.results.WithLabelValues("duplicate")
 	m.collectors = []prometheus.Collector{
 		flushes, bytes, m.puts, m.putFailures, commits, m.commitFailures, m.commitSeconds, m.commitFlushes, m.commitBatches,
 		m.results,
@@ -166,11 +168,14 @@ func commitCause(err error) string {
 
 // result counts a batch's result.
 func (m *metrics) result(err error, duplicate bool) {
-	name := "accepted"
+	name := "invalid_batch"
 	switch {
 	case duplicate:
-		name = "duplicate"
+		m.duplicate.Inc()
+		return
 	case err == nil:
+		m.accepted.Inc()
+		return
 	case errors.Is(err, ErrNotPersisted):
 		name = "not_persisted"
 	case errors.Is(err, ErrMaybePersisted):
@@ -183,8 +188,6 @@ func (m *metrics) result(err error, duplicate bool) {
 		name = "unknown_partition"
 	case errors.Is(err, ErrInvalidTxnState):
 		name = "invalid_txn_state"
-	default:
-		name = "invalid_batch"
 	}
 	m.results.WithLabelValues(name).Inc()
 }

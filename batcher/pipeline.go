@@ -175,7 +175,7 @@ func (b *Batcher) enqueue(it *item, now time.Time) {
 	if b.open.live > 0 {
 		if c.last == b.open && !sameConfigs {
 			b.cut(b.policy.kind(b.load(now)), ReasonBarrier)
-		} else if b.open.bytes+int64(len(it.data)) > b.cfg.SegmentBytes {
+		} else if b.open.bytes+int64(len(it.data)) > b.cfg.SegmentBytes || b.open.live >= maxFlushBatches {
 			b.cut(b.policy.kind(b.load(now)), ReasonFull)
 		}
 	}
