@@ -16,7 +16,6 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/skeinio/skein/objstore"
-	"github.com/skeinio/skein/objstore/internal/s3wire"
 )
 
 // defaultRegion is MinIO's own. It is always given: without one the client asks for each bucket's.
@@ -64,7 +63,7 @@ func Open(o Options) (*Bucket, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
-		transport = s3wire.NewTransport()
+		transport = objstore.NewS3Transport()
 	}
 	region := o.Region
 	if region == "" {
@@ -72,7 +71,7 @@ func Open(o Options) (*Bucket, error) {
 	}
 	core, err := minio.NewCore(o.Endpoint, &minio.Options{
 		Creds: credentials.NewStaticV4(access, secret, ""), Secure: o.Secure, Transport: transport, Region: region,
-		BucketLookup: minio.BucketLookupPath, MaxRetries: s3wire.MaxAttempts,
+		BucketLookup: minio.BucketLookupPath, MaxRetries: objstore.S3MaxAttempts,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open bucket minio://%s: %w", where, err)
@@ -89,7 +88,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body objstore.Payload, opt
 	defer r.Close() // the transport may still read when it has given up
 	po := minio.PutObjectOptions{
 		DisableContentSha256: true,
-		UserMetadata:         map[string]string{checksumHeader: s3wire.ChecksumHeader(body.CRC32C())},
+		UserMetadata:         map[string]string{checksumHeader: objstore.S3Checksum(body.CRC32C())},
 	}
 	var stream io.Reader = r
 	if opts.IfNoneMatch {
@@ -109,14 +108,14 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 		return nil, err
 	}
 	var g minio.GetObjectOptions
-	if r := s3wire.Range(offset, length); r != "" {
+	if r := objstore.S3Range(offset, length); r != "" {
 		g.Set("Range", r)
 	}
 	body, _, _, err := b.core.GetObject(ctx, b.name, key, g)
 	if err != nil {
 		return nil, objstore.NewRangeError(ctx, key, offset, length, kind(err), err)
 	}
-	return s3wire.NewBody(ctx, body, key, offset, length), nil
+	return objstore.NewS3Body(ctx, body, key, offset, length), nil
 }
 
 // Head implements objstore.Bucket.
@@ -246,13 +245,13 @@ func (b *Bucket) Close() error {
 func kind(err error) error {
 	var response minio.ErrorResponse
 	if !errors.As(err, &response) {
-		return s3wire.Kind(0, "") // no answer
+		return objstore.S3Kind(0, "") // no answer
 	}
 	status := response.StatusCode
 	if status == 0 { // one key's error within an answer, or the client's own refusal
 		status = http.StatusBadRequest
 	}
-	return s3wire.Kind(status, response.Code)
+	return objstore.S3Kind(status, response.Code)
 }
 
 // environment finds the credential in the variables that MinIO's own tools use. The client's provider

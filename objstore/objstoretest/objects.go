@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,7 @@ func testRanges(t *testing.T, f Factory) {
 		{"object", 500, 100, data[500:600], nil},
 		{"object", 999, 100, data[999:], nil}, // ends where the object ends
 		{"object", 0, 1 << 40, data, nil},
+		{"object", 1, math.MaxInt64, data[1:], nil},
 		{"object", 1000, 1, nil, objstore.ErrRange},
 		{"object", 1000, -1, nil, objstore.ErrRange},
 		{"object", 5000, 10, nil, objstore.ErrRange},

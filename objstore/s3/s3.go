@@ -25,7 +25,6 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/skeinio/skein/objstore"
-	"github.com/skeinio/skein/objstore/internal/s3wire"
 )
 
 // defaultRegion is what stores other than AWS's are signed for when nothing else is said.
@@ -62,7 +61,7 @@ var _ objstore.Bucket = (*Bucket)(nil)
 // does not contact the bucket, which Check does.
 func Open(ctx context.Context, o Options) (*Bucket, error) {
 	load := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(s3wire.Tune)),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(objstore.TuneS3Transport)),
 		config.WithRetryer(newRetryer),
 		// Neither a second checksum on the way out nor any on the way in: extents carry their own.
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
@@ -111,7 +110,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 // newRetryer bounds the attempts; no token bucket of its own may turn requests away.
 func newRetryer() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
-		o.MaxAttempts = s3wire.MaxAttempts
+		o.MaxAttempts = objstore.S3MaxAttempts
 		o.MaxBackoff = maxBackoff
 		o.RateLimiter = ratelimit.None
 	})
@@ -127,7 +126,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body objstore.Payload, opt
 	in := &s3.PutObjectInput{
 		Bucket: &b.name, Key: &key, Body: r,
 		ContentLength:  aws.Int64(r.Size()),
-		ChecksumCRC32C: aws.String(s3wire.ChecksumHeader(body.CRC32C())),
+		ChecksumCRC32C: aws.String(objstore.S3Checksum(body.CRC32C())),
 	}
 	perCall := []func(*s3.Options){s3.WithAPIOptions(v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)}
 	if opts.IfNoneMatch {
@@ -146,14 +145,14 @@ func (b *Bucket) Get(ctx context.Context, key string, offset, length int64) (io.
 		return nil, err
 	}
 	in := &s3.GetObjectInput{Bucket: &b.name, Key: &key}
-	if r := s3wire.Range(offset, length); r != "" {
+	if r := objstore.S3Range(offset, length); r != "" {
 		in.Range = &r
 	}
 	out, err := b.client.GetObject(ctx, in)
 	if err != nil {
 		return nil, objstore.NewRangeError(ctx, key, offset, length, kind(err), err)
 	}
-	return s3wire.NewBody(ctx, out.Body, key, offset, length), nil
+	return objstore.NewS3Body(ctx, out.Body, key, offset, length), nil
 }
 
 // Head implements objstore.Bucket.
@@ -239,7 +238,7 @@ func (b *Bucket) deleteBatch(ctx context.Context, keys []string) []objstore.KeyE
 	for i := range out.Errors {
 		e := &out.Errors[i]
 		key, code := aws.ToString(e.Key), aws.ToString(e.Code)
-		k := s3wire.Kind(http.StatusBadRequest, code)
+		k := objstore.S3Kind(http.StatusBadRequest, code)
 		if errors.Is(k, objstore.ErrNotFound) {
 			continue
 		}
@@ -305,5 +304,5 @@ func kind(err error) error {
 	if errors.As(err, &signing) {
 		return objstore.ErrAccess // the credential chain dried up
 	}
-	return s3wire.Kind(status, code)
+	return objstore.S3Kind(status, code)
 }

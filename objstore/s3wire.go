@@ -1,6 +1,4 @@
-// Package s3wire is what the S3 clients of two vendors have in common: the HTTP transport, what the
-// protocol's error codes mean, and the reader of a response's body. It knows neither vendor's library.
-package s3wire
+package objstore
 
 import (
 	"context"
@@ -8,18 +6,20 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"time"
-
-	"github.com/skeinio/skein/objstore"
 )
 
-// MaxAttempts bounds how often a client itself sends one request. The second attempt is for idle
+// What follows is what the S3 clients of two vendors have in common: the HTTP transport, what the
+// protocol's error codes mean, and the reader of a response's body. It knows neither vendor's library.
+
+// S3MaxAttempts bounds how often a client itself sends one request. The second attempt is for idle
 // connections that the server has closed; whether to go on after that is the caller's decision, who
 // knows the deadline and the hedges. A conditional Put is sent once: after a lost answer a second
 // attempt would find the first one's object and report ErrExists.
-const MaxAttempts = 2
+const S3MaxAttempts = 2
 
 // Limits of the transport.
 const (
@@ -34,16 +34,16 @@ const (
 	connBufferBytes     = 64 << 10
 )
 
-// NewTransport makes a transport for large bodies.
-func NewTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	Tune(t)
+// NewS3Transport makes a transport for large bodies.
+func NewS3Transport() *http.Transport {
+	t := new(http.Transport)
+	TuneS3Transport(t)
 	return t
 }
 
-// Tune sets up a transport for large bodies over HTTP/1.1: HTTP/2 would put all of a host's bodies
+// TuneS3Transport sets up a transport for large bodies over HTTP/1.1: HTTP/2 would put all of a host's bodies
 // through one connection and its flow control. What it leaves alone is who is trusted (TLS).
-func Tune(t *http.Transport) {
+func TuneS3Transport(t *http.Transport) {
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -61,91 +61,91 @@ func Tune(t *http.Transport) {
 	t.Protocols = protocols
 }
 
-// Kind maps an error of the S3 protocol to a sentinel of objstore. Status is the HTTP status and code
+// S3Kind maps an error of the S3 protocol to a sentinel. Status is the HTTP status and code
 // the one in the XML body, each zero where there was none; both zero means that no answer came.
-func Kind(status int, code string) error {
+func S3Kind(status int, code string) error {
 	switch code {
 	case "NoSuchKey":
-		return objstore.ErrNotFound
+		return ErrNotFound
 	case "NoSuchBucket":
-		return objstore.ErrNoBucket
+		return ErrNoBucket
 	case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
 		"TokenRefreshRequired", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "RequestTimeTooSkewed",
 		"InvalidSecurity", "UnauthorizedAccess":
-		return objstore.ErrAccess
+		return ErrAccess
 	case "PreconditionFailed":
-		return objstore.ErrExists
+		return ErrExists
 	case "InvalidRange":
-		return objstore.ErrRange
+		return ErrRange
 	case "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody":
-		return objstore.ErrChecksum
+		return ErrChecksum
 	case "XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded":
-		return objstore.ErrFull
+		return ErrFull
 	case "KeyTooLongError", "XMinioInvalidObjectName", "XMinioParentIsObject", "XMinioObjectExistsAsDirectory":
-		return objstore.ErrInvalidKey
+		return ErrInvalidKey
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable",
 		"Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled", "XMinioServerNotInitialized",
 		// 409 while another writes the same key: it may still fail, so the key is not known to be taken.
 		"ConditionalRequestConflict", "OperationAborted":
-		return objstore.ErrUnavailable
+		return ErrUnavailable
 	}
 	switch {
 	case status == 0, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
-		return objstore.ErrUnavailable
+		return ErrUnavailable
 	case status == http.StatusInsufficientStorage:
-		return objstore.ErrFull
+		return ErrFull
 	case status >= 500:
-		return objstore.ErrUnavailable
+		return ErrUnavailable
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return objstore.ErrAccess
+		return ErrAccess
 	case status == http.StatusNotFound:
-		return objstore.ErrNotFound
+		return ErrNotFound
 	case status == http.StatusPreconditionFailed:
-		return objstore.ErrExists
+		return ErrExists
 	case status == http.StatusRequestedRangeNotSatisfiable:
-		return objstore.ErrRange
+		return ErrRange
 	default:
-		return objstore.ErrRefused
+		return ErrRefused
 	}
 }
 
-// Body is the body of a GET. It gives the errors of the network a name, and context's end its own.
-type Body struct {
+// s3Body is the body of a GET. It gives the errors of the network a name, and context's end its own.
+type s3Body struct {
 	ctx            context.Context // the Get call's; a body lives for that one call
 	body           io.ReadCloser
 	key            string
 	offset, length int64
 }
 
-// NewBody wraps the body of a GET of a range.
-func NewBody(ctx context.Context, body io.ReadCloser, key string, offset, length int64) *Body {
-	return &Body{ctx: ctx, body: body, key: key, offset: offset, length: length}
+// NewS3Body wraps the body of a GET of a range.
+func NewS3Body(ctx context.Context, body io.ReadCloser, key string, offset, length int64) io.ReadCloser {
+	return &s3Body{ctx: ctx, body: body, key: key, offset: offset, length: length}
 }
 
 // Read implements io.Reader.
-func (b *Body) Read(dst []byte) (int, error) {
+func (b *s3Body) Read(dst []byte) (int, error) {
 	n, err := b.body.Read(dst)
 	if err != nil && err != io.EOF {
-		err = objstore.NewRangeError(b.ctx, b.key, b.offset, b.length, objstore.ErrUnavailable, err)
+		err = NewRangeError(b.ctx, b.key, b.offset, b.length, ErrUnavailable, err)
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
-func (b *Body) Close() error { return b.body.Close() }
+func (b *s3Body) Close() error { return b.body.Close() }
 
-// Range is the value of a Range header; empty for a whole object, which may be an empty one.
-func Range(offset, length int64) string {
+// S3Range is the value of a Range header; empty for a whole object, which may be an empty one.
+func S3Range(offset, length int64) string {
 	if offset == 0 && length < 0 {
 		return ""
 	}
-	if length < 0 {
+	if length < 0 || length > math.MaxInt64-offset {
 		return fmt.Sprintf("bytes=%d-", offset)
 	}
 	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
 }
 
-// ChecksumHeader is a CRC32C as the x-amz-checksum-crc32c header has it.
-func ChecksumHeader(sum uint32) string {
+// S3Checksum is a CRC32C as the x-amz-checksum-crc32c header has it.
+func S3Checksum(sum uint32) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
 }
