@@ -21,9 +21,6 @@ import (
 const (
 	// maxFetchWait bounds a client's max_wait.
 	maxFetchWait = 5 * time.Minute
-	// maxPinWait is how long a fetch waits for memory that other responses hold; then it returns nothing, and the client
-	// asks again.
-	maxPinWait = 5 * time.Second
 
 	initialSessionEpoch = 0
 	finalSessionEpoch   = -1
@@ -193,23 +190,14 @@ func (f *fetch) run(ctx context.Context) (release func(), err error) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		f.failAll(err)
+		f.reader.failAll(f.parts, err)
 		return func() {}, nil
 	}
-	pinCtx, cancel := context.WithTimeout(ctx, maxPinWait)
-	defer cancel()
-	release, err = f.reader.load(pinCtx, f.parts)
-	switch {
-	case err == nil:
-		return release, nil
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded):
-		f.returnNothing()
-		return func() {}, nil
+	release, err = f.reader.load(ctx, f.parts)
+	if errors.Is(err, errPinned) {
+		return func() {}, nil // without records
 	}
-	f.failAll(err)
-	return func() {}, nil
+	return release, err
 }
 
 // await is the long poll: it looks again whenever one of the blocks moves, until there is enough or the time is over.
@@ -256,20 +244,4 @@ func (f *fetch) check(ctx context.Context) (ready bool, err error) {
 		ready = ready || p.failed() || (p.more && total > 0)
 	}
 	return ready, nil
-}
-
-// failAll gives every partition the same error.
-func (f *fetch) failAll(err error) {
-	for _, p := range f.parts {
-		if !p.failed() {
-			f.reader.fail(p, err)
-		}
-	}
-}
-
-// returnNothing makes the response one without records.
-func (f *fetch) returnNothing() {
-	for _, p := range f.parts {
-		p.picks, p.batches = nil, nil
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -22,12 +23,14 @@ const (
 	// of the log and of readers far behind: a replay that takes its responses slowly leaves the others' memory alone.
 	fetchBytes     = 256 << 20
 	coldFetchBytes = 128 << 20
+	// maxPinWait is how long a fetch waits for such memory; then it returns nothing, and the client asks again.
+	maxPinWait = 5 * time.Second
 	// locateParts is how many partitions are located at a time: a request whose bytes are used up by its first
 	// partitions does not look for the others.
 	locateParts = 64
 	// locateRows bounds the extents located for one partition.
 	locateRows = 64
-	// readAheadBytes is how far ahead of a cold reader extents are prefetched, for each partition.
+	// readAheadBytes is how far ahead of a cold reader extents are prefetched: of all partitions located at a time.
 	readAheadBytes = 8 << 20
 	// coldRows: a reader more than so many flushes behind its block's newest one is cold. So many full segments are what
 	// the cache holds by default.
@@ -40,6 +43,8 @@ var (
 	errMerged = errors.New("reading merged segments is not supported by this version")
 	// errNoExtent: the partition's view has the offset, and the database names nothing that holds it.
 	errNoExtent = errors.New("no extent holds an offset that was assigned")
+	// errPinned: responses that are not written yet hold all the memory there is for them.
+	errPinned = errors.New("no memory for the response")
 )
 
 // Reads is what reading needs of the metadata store.
@@ -121,127 +126,25 @@ func (p *partRead) logStart() metadata.Offset      { return p.view.LogStart(p.pl
 // failed says whether the partition has an error.
 func (p *partRead) failed() bool { return p.code != codeNone }
 
-// blocksOf gives the blocks of partitions, each once.
-func blocksOf(parts []*partRead) []metadata.BlockID {
-	ids := make([]metadata.BlockID, 0, len(parts))
-	seen := make(map[metadata.BlockID]struct{}, len(parts))
-	for _, p := range parts {
-		if _, ok := seen[p.place.Block]; !ok {
-			seen[p.place.Block] = struct{}{}
-			ids = append(ids, p.place.Block)
-		}
-	}
-	return ids
-}
-
-// view gives every partition its block's view, one for each block. Where there is none, or it says that the partition is
-// deleted, the partition is unknown.
-func (rd *reader) view(ctx context.Context, parts []*partRead) error {
-	ids := blocksOf(parts)
-	views, err := rd.store.Views(ctx, ids)
-	if errors.Is(err, metadata.ErrCorrupt) && len(ids) > 1 {
-		return rd.viewEach(ctx, parts, ids)
-	}
-	if err != nil {
-		return err
-	}
-	setViews(parts, ids, views)
-	return nil
-}
-
-// viewEach is view for when one block does not load: the others go on.
-func (rd *reader) viewEach(ctx context.Context, parts []*partRead, ids []metadata.BlockID) error {
-	for _, id := range ids {
-		var mine []*partRead
-		for _, p := range parts {
-			if p.place.Block == id {
-				mine = append(mine, p)
-			}
-		}
-		views, err := rd.store.Views(ctx, []metadata.BlockID{id})
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err == nil {
-			setViews(mine, []metadata.BlockID{id}, views)
-			continue
-		}
-		for _, p := range mine {
-			rd.fail(p, err)
-		}
-	}
-	return nil
-}
-
-func setViews(parts []*partRead, ids []metadata.BlockID, views []*metadata.View) {
-	byBlock := make(map[metadata.BlockID]*metadata.View, len(ids))
-	for i, id := range ids {
-		byBlock[id] = views[i]
-	}
-	for _, p := range parts {
-		p.code = codeNone
-		p.view = byBlock[p.place.Block]
-		if p.view == nil || p.view.Deleted(p.place.Slot) {
-			p.code = codeUnknownTopicOrPartition
-		}
-	}
-}
-
-// look views the partitions and checks their offsets. An offset that the view does not have is asked of the database
-// before it is out of range: the answer makes clients jump, and the view may be behind what they saw elsewhere.
-func (rd *reader) look(ctx context.Context, parts []*partRead, committed bool) error {
-	if err := rd.view(ctx, parts); err != nil {
-		return err
-	}
-	var beyond []*partRead
-	for _, p := range parts {
-		if !p.failed() && !p.inRange() {
-			beyond = append(beyond, p)
-		}
-	}
-	if len(beyond) > 0 {
-		err := rd.store.Refresh(ctx, blocksOf(beyond)...)
-		if err != nil && !errors.Is(err, metadata.ErrCorrupt) { // the view tells whose block it is
-			return err
-		}
-		if err := rd.view(ctx, parts); err != nil {
-			return err
-		}
-	}
-	for _, p := range parts {
-		if p.failed() {
-			continue
-		}
-		p.limit = p.highWatermark()
-		if committed {
-			p.limit = p.lso()
-		}
-		if !p.inRange() {
-			p.code = codeOffsetOutOfRange
-		}
-	}
-	return nil
-}
-
-func (p *partRead) inRange() bool { return p.offset >= p.logStart() && p.offset <= p.highWatermark() }
-
 // locate finds the extents of partitions from their offsets on, enough for what each may return.
 func (rd *reader) locate(ctx context.Context, parts []*partRead, maxBytes int) error {
-	queries := make([]metadata.LocateQuery, 0, len(parts))
 	asked := make([]*partRead, 0, len(parts))
 	for _, p := range parts {
 		p.located, p.picks, p.bytes, p.more, p.cold = nil, nil, 0, false, false
-		if p.failed() || p.offset >= p.limit {
-			continue
+		if !p.failed() && p.offset < p.limit {
+			asked = append(asked, p)
 		}
-		asked = append(asked, p)
-		queries = append(queries, metadata.LocateQuery{
-			Block: p.place.Block, Slot: p.place.Slot, Offset: p.offset,
-			MaxBytes: int64(min(p.max, maxBytes)) + readAheadBytes, MaxRows: locateRows,
-		})
 	}
-	if len(queries) == 0 {
+	if len(asked) == 0 {
 		return nil
+	}
+	ahead := int64(readAheadBytes / len(asked))
+	queries := make([]metadata.LocateQuery, len(asked))
+	for i, p := range asked {
+		queries[i] = metadata.LocateQuery{
+			Block: p.place.Block, Slot: p.place.Slot, Offset: p.offset,
+			MaxBytes: int64(min(p.max, maxBytes)) + ahead, MaxRows: locateRows,
+		}
 	}
 	answers, err := rd.store.Locate(ctx, queries)
 	if err != nil {
@@ -301,7 +204,8 @@ func (rd *reader) choose(p *partRead, maxBytes int, atLeastOne bool) {
 }
 
 // load reads what was planned and makes it batches. It holds the returned bytes of the budgets until release is called.
-// Where an extent cannot be read the partition returns what comes before it, or an error.
+// Where an extent cannot be read the partition returns what comes before it, or an error. errPinned: the budgets had no
+// room within maxPinWait.
 func (rd *reader) load(ctx context.Context, parts []*partRead) (release func(), err error) {
 	var byClass [2][]*partRead
 	for _, p := range parts {
@@ -310,6 +214,26 @@ func (rd *reader) load(ctx context.Context, parts []*partRead) (release func(), 
 			byClass[class] = append(byClass[class], p)
 		}
 	}
+	release, err = rd.pin(ctx, byClass)
+	if err != nil {
+		return nil, err
+	}
+	for class, ps := range byClass {
+		if len(ps) > 0 {
+			rd.loadClass(ctx, cache.Class(class), ps)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// pin takes what the plan will pin of the budgets.
+func (rd *reader) pin(ctx context.Context, byClass [2][]*partRead) (release func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxPinWait, errPinned)
+	defer cancel()
 	var held [2]int64
 	release = func() {
 		for class, n := range held {
@@ -325,18 +249,9 @@ func (rd *reader) load(ctx context.Context, parts []*partRead) (release func(), 
 		}
 		if err := rd.pinned[class].acquire(ctx, n); err != nil {
 			release()
-			return nil, err
+			return nil, context.Cause(ctx)
 		}
 		held[class] = n
-	}
-	for class, ps := range byClass {
-		if len(ps) > 0 {
-			rd.loadClass(ctx, cache.Class(class), ps)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		release()
-		return nil, err
 	}
 	return release, nil
 }
@@ -367,9 +282,7 @@ func (rd *reader) loadClass(ctx context.Context, class cache.Class, parts []*par
 		return
 	}
 	if err := rd.relocate(ctx, gone); err != nil {
-		for _, p := range gone {
-			rd.fail(p, err)
-		}
+		rd.failAll(gone, err)
 		return
 	}
 	for _, p := range rd.get(ctx, class, gone) {
@@ -475,10 +388,25 @@ func extentOf(l *metadata.Located) cache.Extent {
 	return e
 }
 
-// fail gives a partition an error, and says so where it is the data's and not the moment's.
-func (rd *reader) fail(p *partRead, err error) {
+// failAll gives partitions the same error, and says so once.
+func (rd *reader) failAll(parts []*partRead, err error) {
+	for i, p := range parts {
+		if i == 0 {
+			rd.fail(p, err)
+			continue
+		}
+		p.fail(err)
+	}
+}
+
+func (p *partRead) fail(err error) {
 	p.code = readCode(err)
 	p.batches, p.bytes, p.picks = nil, 0, nil
+}
+
+// fail gives a partition an error, and says so.
+func (rd *reader) fail(p *partRead, err error) {
+	p.fail(err)
 	reason, level := "unavailable", slog.LevelWarn
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -67,3 +67,34 @@ func BenchmarkFetchNothing(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReplay reads a partition of 256 MiB in segments of 1 MiB from its start, from a bucket in memory, with nothing
+// cached: located in the database, read, checked and encoded.
+func BenchmarkReplay(b *testing.B) {
+	w := newWorld(b)
+	topic := w.topic("t", 1)
+	const segments, perSegment, size = 256, 16, 64 << 10
+	batch := timedBatch(b, size, 1)
+	var batches [][]byte
+	for range perSegment {
+		batches = append(batches, batch)
+	}
+	for range segments {
+		w.write(false, chunk{topic, 0, batches})
+	}
+	b.SetBytes(int64(segments * perSegment * len(batch)))
+	b.ReportAllocs()
+	for b.Loop() {
+		agent := w.another()
+		for offset := int64(0); offset < segments*perSegment; {
+			req := fetchReq("t", offset)
+			rep, err := agent.server.fetch(b.Context(), &request{version: req.Version, msg: req})
+			if err != nil || rep.size < size {
+				b.Fatal(err, rep.size)
+			}
+			offset += int64(rep.size) / int64(len(batch))
+			rep.release()
+		}
+		agent.stop()
+	}
+}

@@ -509,3 +509,48 @@ func TestReadPinned(t *testing.T) {
 		t.Errorf("%d bytes pinned at the end", n)
 	}
 }
+
+// A replay from far behind reads every segment once, ahead of what is asked for, in the cold readers' part of the cache.
+func TestReadReplay(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic("t", 1)
+	const segments = coldRows + 40
+	b := timedBatch(t, 50_000, 1)
+	for range segments {
+		w.write(false, chunk{topic, 0, [][]byte{b, b}})
+	}
+	reader := w.another() // its cache is empty
+	offset, fetches := int64(0), 0
+	for offset < 2*segments {
+		req := fetchReq("t", offset)
+		req.Topics[0].Partitions[0].PartitionMaxBytes = int32(len(b))
+		p := part(reader.fetch(req), 0)
+		wantOffsets(t, p, fmt.Sprintf("%d-%d", offset, offset))
+		offset++
+		fetches++
+	}
+	if n := w.bucket.count(); n != segments {
+		t.Errorf("%d GETs for %d segments", n, segments)
+	}
+	count := func(class string) float64 {
+		got, err := reader.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range got {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "skein_cache_misses_total" && m.GetLabel()[0].GetValue() == class {
+					return m.GetCounter().GetValue()
+				}
+			}
+		}
+		return -1
+	}
+	// Of the cold reads only the first had to wait for a GET of its own; others may have met one under way.
+	if tail := count("tail"); tail > coldRows+1 || tail < 1 {
+		t.Errorf("%v misses at the tail", tail)
+	}
+	if cold := count("cold"); cold < 1 {
+		t.Errorf("%v cold misses", cold)
+	}
+}

@@ -36,9 +36,7 @@ func (rd *reader) fresh(ctx context.Context, parts []*partRead) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		for _, p := range parts {
-			rd.fail(p, err)
-		}
+		rd.failAll(parts, err)
 	}
 	return nil
 }

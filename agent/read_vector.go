@@ -58,11 +58,6 @@ func (v *vector) done() ([][]byte, int) {
 	return v.parts, v.size
 }
 
-func (v *vector) int8(x int8) {
-	v.room(1)
-	v.buf = append(v.buf, byte(x))
-}
-
 func (v *vector) int16(x int16) {
 	v.room(2)
 	v.buf = binary.BigEndian.AppendUint16(v.buf, uint16(x))

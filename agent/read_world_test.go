@@ -79,13 +79,13 @@ type world struct {
 	driver metadata.Driver
 	bucket *countedBucket
 
-	store  *metadata.Store
-	cache  *cache.Cache
-	server *Server
-	logs   *lockedBuffer
-	runs   context.Context
-	stop   context.CancelFunc
-	n      int
+	store   *metadata.Store
+	cache   *cache.Cache
+	server  *Server
+	logs    *lockedBuffer
+	metrics *prometheus.Registry
+	runs    context.Context
+	stop    context.CancelFunc
 }
 
 type lockedBuffer struct {
@@ -125,12 +125,13 @@ func (w *world) another() *world {
 	// Polling is slow: what these tests wait for must come by wake-ups.
 	a.store = metadata.NewStore(metadata.Options{Driver: a.driver, PollInterval: time.Hour})
 	var err error
-	a.cache, err = NewExtentCache(a.store, cache.Options{Bucket: a.bucket})
+	a.metrics = prometheus.NewRegistry()
+	a.cache, err = NewExtentCache(a.store, cache.Options{Bucket: a.bucket, Registerer: a.metrics})
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(a.cache.Close)
-	a.server = &Server{store: a.store, log: log, reader: newReader(a.store, a.cache, log, prometheus.NewRegistry())}
+	a.server = &Server{store: a.store, log: log, reader: newReader(a.store, a.cache, log, a.metrics)}
 	a.runs, a.stop = context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

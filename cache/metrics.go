@@ -9,9 +9,9 @@ const (
 )
 
 type metrics struct {
-	hits, misses, bytes, pinned [classes]prometheus.Counter
-	flying                      [classes]prometheus.Gauge
-	loads                       map[string]prometheus.Counter
+	hits, misses, bytes [classes]prometheus.Counter
+	flying              [classes]prometheus.Gauge
+	loads               map[string]prometheus.Counter
 }
 
 func newMetrics(c *Cache, reg prometheus.Registerer) (*metrics, error) {
