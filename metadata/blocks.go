@@ -50,7 +50,8 @@ type block struct {
 	id    BlockID
 	token chan struct{} // held by the one commit in flight
 	view  atomic.Pointer[View]
-	stale atomic.Bool
+	marks atomic.Int64 // how often the block was marked as moved
+	fresh atomic.Int64 // the marks that the view has caught up with: it is stale while there are more
 	used  atomic.Int64 // Store-wide clock of last use, for eviction
 	size  atomic.Int64 // bytes, as of the last publish
 
@@ -73,17 +74,38 @@ func (s *Store) block(id BlockID) *block {
 	b := s.blocks[id]
 	if b == nil {
 		b = &block{id: id, token: make(chan struct{}, 1), watches: map[*Watch]struct{}{}}
-		b.stale.Store(true)
+		b.mark()
 		s.blocks[id] = b
 	}
 	b.used.Store(s.tick())
 	return b
 }
 
+// mark notes that the block moved, or may have: its view is stale.
+func (b *block) mark() { b.marks.Add(1) }
+
+// caughtUp notes that the view has all that was there when the block had that many marks.
+func (b *block) caughtUp(marks int64) {
+	for {
+		old := b.fresh.Load()
+		if marks <= old || b.fresh.CompareAndSwap(old, marks) {
+			return
+		}
+	}
+}
+
+// current gives the view, or nil when it is stale.
+func (b *block) current() *View {
+	if b.fresh.Load() < b.marks.Load() {
+		return nil
+	}
+	return b.view.Load()
+}
+
 // View gives the block's view: the cached one unless it is known to be stale. It is nil when there is no such block.
 func (s *Store) View(ctx context.Context, id BlockID) (*View, error) {
 	b := s.block(id)
-	if v := b.view.Load(); v != nil && !b.stale.Load() {
+	if v := b.current(); v != nil {
 		return v, nil
 	}
 	for range maxLoadTries {
@@ -101,7 +123,7 @@ func (s *Store) View(ctx context.Context, id BlockID) (*View, error) {
 func (s *Store) Views(ctx context.Context, ids []BlockID) ([]*View, error) {
 	var stale []BlockID
 	for _, id := range ids {
-		if b := s.block(id); b.stale.Load() || b.view.Load() == nil {
+		if s.block(id).current() == nil {
 			stale = append(stale, id)
 		}
 	}
@@ -166,18 +188,13 @@ func (s *Store) loadBlocks(ctx context.Context, ids []BlockID) error {
 // loadOnce loads and folds; it gives the blocks that must be loaded again.
 func (s *Store) loadOnce(ctx context.Context, ids []BlockID) (lost []BlockID, err error) {
 	known := make([]BlockSeq, len(ids))
-	from := make(map[BlockID]Seq, len(ids))
+	from := make(map[BlockID]loadFrom, len(ids))
 	for i, id := range ids {
-		b := s.block(id)
-		known[i] = BlockSeq{Block: id, Seq: b.known()}
-		from[id] = known[i].Seq
-		b.stale.Store(false) // before the load: a wake-up during it marks it again
+		f := s.block(id).loadFrom()
+		known[i], from[id] = BlockSeq{Block: id, Seq: f.seq}, f
 	}
 	loaded, err := s.driver.LoadBlocks(ctx, known)
 	if err != nil {
-		for _, id := range ids {
-			s.block(id).stale.Store(true)
-		}
 		return nil, fmt.Errorf("load %d blocks: %w", len(ids), err)
 	}
 	s.clock.saw(loaded.Now)
@@ -197,11 +214,11 @@ func (s *Store) loadOnce(ctx context.Context, ids []BlockID) (lost []BlockID, er
 
 // foldLoaded folds what was loaded of one block; lost says that it must be loaded again. A block that does not fold
 // fails its own readers and commits, not those of others.
-func (s *Store) foldLoaded(d *BlockDelta, from Seq) (lost bool) {
+func (s *Store) foldLoaded(d *BlockDelta, from loadFrom) (lost bool) {
 	b := s.block(d.Row.ID)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	err := b.catchUp(d, from)
+	err := b.catchUp(d, from.seq)
 	if err != nil {
 		s.forget(b)
 		if lost = errors.Is(err, errFoldLost); !lost {
@@ -212,6 +229,7 @@ func (s *Store) foldLoaded(d *BlockDelta, from Seq) (lost bool) {
 	}
 	b.failure.Store(nil)
 	s.publish(b)
+	b.caughtUp(from.marks)
 	s.queueCheckpoint(b)
 	return false
 }
@@ -226,14 +244,21 @@ func (s *Store) lose(b *block) {
 	b.view.Store(nil)
 }
 
-// known is the seq up to which the block is folded. While a commit decides it waits for the outcome.
-func (b *block) known() Seq {
+// loadFrom is what a load begins from: the seq up to which the block is folded, and the marks it answers.
+type loadFrom struct {
+	seq   Seq
+	marks int64
+}
+
+// loadFrom is taken before a load is asked for. While a commit decides it waits for the outcome.
+func (b *block) loadFrom() loadFrom {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.state == nil {
-		return SeqCold
+	f := loadFrom{seq: SeqCold, marks: b.marks.Load()}
+	if b.state != nil {
+		f.seq = b.state.Seq
 	}
-	return b.state.Seq
+	return f
 }
 
 // catchUp folds what was loaded above from; rows that are folded already are passed over. b.mu is held.
@@ -344,7 +369,7 @@ func (s *Store) resize(b *block, size int64) { s.cached.Add(size - b.size.Swap(s
 // forget throws the fold away: the next use loads it again. The view stays: what it says was true. b.mu is held.
 func (s *Store) forget(b *block) {
 	b.state, b.tail, b.tailBytes = nil, nil, 0
-	b.stale.Store(true)
+	b.mark()
 	s.resize(b, 0)
 }
 

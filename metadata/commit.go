@@ -45,10 +45,10 @@ func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, er
 type commit struct {
 	store   *Store
 	flushes []*Flush
-	blocks  []*block        // by id; their tokens are held
-	locked  []*block        // whose mu is held, from decide to the outcome
-	from    map[BlockID]Seq // known when the load was asked for
-	ages    idRanges        // of the producers that the rules may ask about
+	blocks  []*block             // by id; their tokens are held
+	locked  []*block             // whose mu is held, from decide to the outcome
+	from    map[BlockID]loadFrom // as the load was asked for
+	ages    idRanges             // of the producers that the rules may ask about
 	rows    []*Row
 	inline  int64 // bytes
 	results []FlushResult
@@ -121,10 +121,10 @@ func (c *commit) learnAges(ctx context.Context) error {
 
 func (c *commit) load() CommitLoad {
 	l := CommitLoad{Blocks: make([]BlockSeq, len(c.blocks)), Flushes: make([]FlushID, len(c.flushes))}
-	c.inline, c.from = 0, make(map[BlockID]Seq, len(c.blocks))
+	c.inline, c.from = 0, make(map[BlockID]loadFrom, len(c.blocks))
 	for i, b := range c.blocks {
-		l.Blocks[i] = BlockSeq{Block: b.id, Seq: b.known()}
-		c.from[b.id] = l.Blocks[i].Seq
+		f := b.loadFrom()
+		l.Blocks[i], c.from[b.id] = BlockSeq{Block: b.id, Seq: f.seq}, f
 	}
 	for i, f := range c.flushes {
 		l.Flushes[i] = f.ID
@@ -159,7 +159,7 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 		if b == nil {
 			return nil, fmt.Errorf("%w: block %d was not asked for", ErrCorrupt, delta.Row.ID)
 		}
-		if err := b.catchUp(delta, c.from[b.id]); err != nil {
+		if err := b.catchUp(delta, c.from[b.id].seq); err != nil {
 			return nil, err
 		}
 		d.states[b.id] = b.state
@@ -167,6 +167,10 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 	results, err := d.decide(c.flushes, loaded.Receipts)
 	if err != nil {
 		return nil, err
+	}
+	if d.stale {
+		// Whoever validates again must not do it against the same catalogue, even if the wake-up was lost.
+		c.store.catStale.Store(true)
 	}
 	c.results, c.rows = results, d.save.Rows
 	return &d.save, nil
@@ -202,6 +206,7 @@ func (c *commit) finish(err error) {
 	for _, b := range c.locked {
 		if b.state != nil {
 			c.store.publish(b)
+			b.caughtUp(c.from[b.id].marks)
 			c.store.queueCheckpoint(b)
 			event.Blocks = append(event.Blocks, BlockSeq{Block: b.id, Seq: b.state.Seq})
 		}

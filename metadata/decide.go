@@ -15,6 +15,7 @@ type decision struct {
 	// inlineNew are payloads inserted by this very transaction: only these may be dropped again.
 	inlineNew map[FlushID]bool
 	save      CommitSave
+	stale     bool // a batch was validated against older configs
 }
 
 // decide takes every flush's results from its receipt or decides them now.
@@ -147,7 +148,7 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 	}
 	r := BatchResult{Base: -1, LogStart: s.Row.LogStart[e.Slot]}
 	if b.Validated < s.Row.ConfigEpoch {
-		r.Code = CodeStale
+		r.Code, d.stale = CodeStale, true
 		return r
 	}
 	if b.Flags&(FlagTransactional|FlagControl) != 0 {

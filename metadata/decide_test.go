@@ -86,3 +86,25 @@ func TestFlushTooOld(t *testing.T) {
 		}
 	}
 }
+
+// TestSecondAttemptDecidesAnew: what a failed attempt accepted may be a duplicate by the next one; its bytes must not
+// count as records of the row then.
+func TestSecondAttemptDecidesAnew(t *testing.T) {
+	batch := func() Batch { return Batch{Records: 2, Producer: 7, First: 0, Last: 1} }
+	f := &Flush{Extents: []Extent{{Block: 1, Batches: []Batch{batch(), {Records: 3, Producer: NoProducer}}}}}
+	attempt := func(s *State) (*Row, []BatchResult) {
+		d := decision{now: 1000, ages: &idRanges{}, states: map[BlockID]*State{1: s}}
+		r := d.flush(f)
+		return d.save.Rows[0], r.Batches
+	}
+	if row, _ := attempt(NewState(BlockRow{ID: 1})); row.Base(0) != 0 || row.Photo.Next[0] != 5 {
+		t.Fatalf("first attempt: base %d, next %d", row.Base(0), row.Photo.Next[0])
+	}
+	s := NewState(BlockRow{ID: 1})
+	apply(t, s, rowAfter(s, 1, 0, batch())) // meanwhile, through another agent
+	row, results := attempt(s)
+	if results[0].Code != CodeDuplicate || results[1].Base != 2 || row.Photo.Next[0] != 5 || row.Base(0) != 2 ||
+		row.Touched[0].Records() != 3 {
+		t.Fatalf("second attempt: %+v, base %d of %d records", results, row.Base(0), row.Touched[0].Records())
+	}
+}

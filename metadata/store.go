@@ -275,7 +275,7 @@ func (s *Store) moved(e Event) []BlockID {
 	defer s.mu.Unlock()
 	var wanted []BlockID
 	mark := func(b *block) {
-		b.stale.Store(true)
+		b.mark()
 		if b.watchers() > 0 {
 			wanted = append(wanted, b.id)
 		}

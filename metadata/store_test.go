@@ -182,7 +182,7 @@ func TestViewNeverGoesBack(t *testing.T) {
 	if err := s.Refresh(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if v := mustView(t, s, 1); v.Seq != 4 || v.HighWatermark(0) != 4 {
+	if v := s.block(1).view.Load(); v.Seq != 4 || v.HighWatermark(0) != 4 {
 		t.Fatalf("view at seq %d, high watermark %d; 4 was published before", v.Seq, v.HighWatermark(0))
 	}
 	if d.loads != 2 {
@@ -204,7 +204,7 @@ func TestCheckpointAheadOfWarmFold(t *testing.T) {
 	}
 	d.blocks[1].Checkpoint = &Checkpoint{Seq: 6, State: other.block(1).stateAt(t, d, 6)}
 	delta := d.deltas([]BlockSeq{{1, SeqCold}})[0]
-	if lost := s.foldLoaded(&delta, SeqCold); lost || old.Seq != 2 {
+	if lost := s.foldLoaded(&delta, loadFrom{seq: SeqCold}); lost || old.Seq != 2 {
 		t.Fatalf("the load is lost (warm at %d)", old.Seq)
 	}
 	if v := s.block(1).view.Load(); v.Seq != 7 || v.HighWatermark(0) != 7 || len(v.tail) != 1 {
@@ -242,6 +242,47 @@ func TestCorruptBlockFailsAlone(t *testing.T) {
 	if v := mustView(t, s, 1); v.HighWatermark(0) != 1 {
 		t.Fatalf("the mended block: %+v", v)
 	}
+}
+
+// TestViewIsLoadedWhenItMoved: a view needs no query until the block is marked; a mark that comes during a load counts
+// for the next.
+func TestViewIsLoadedWhenItMoved(t *testing.T) {
+	d := newMemDriver(1)
+	s, other := NewStore(Options{Driver: d}), NewStore(Options{Driver: d})
+	loads := 0
+	check := func(what string, more int, hw Offset) {
+		t.Helper()
+		loads += more
+		if v := mustView(t, s, 1); v.HighWatermark(0) != hw || d.loads != loads {
+			t.Fatalf("%s: high watermark %d after %d loads, want %d after %d", what, v.HighWatermark(0), d.loads, hw, loads)
+		}
+	}
+	check("cold", 1, 0)
+	check("warm", 0, 0)
+	mustWrite(t, s, 1)
+	check("own commit", 0, 1)
+	mustWrite(t, other, 1)
+	check("nobody told of the other's commit", 0, 1)
+	s.moved(Event{Blocks: []BlockSeq{{1, 2}}})
+	check("told", 1, 2)
+	s.moved(Event{Blocks: []BlockSeq{{1, 2}}})
+	check("told again", 0, 2)
+	s.moved(Event{Changed: []BlockID{1}})
+	d.afterLoad = func() {
+		mustWrite(t, other, 1)
+		s.moved(Event{Blocks: []BlockSeq{{1, 3}}})
+	}
+	check("moved during the load", 1, 2)
+	check("which counts for the next", 1, 3)
+	mustWrite(t, other, 1)
+	s.moved(Event{Blocks: []BlockSeq{{1, 4}}})
+	mustWrite(t, s, 1)
+	check("the commit has read what it was told of", 0, 5)
+	d.failCommit = errors.New("lost")
+	if err := write(t, s, 1); !errors.Is(err, d.failCommit) {
+		t.Fatal(err)
+	}
+	check("after a commit that failed", 1, 5)
 }
 
 // TestRemovedBlock: a block that is gone has no view any more.

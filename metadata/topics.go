@@ -329,7 +329,7 @@ func (s *Store) CreatePartitions(ctx context.Context, name string, count int32, 
 	return nil
 }
 
-// AlterConfigs changes topics' configs, each with its own result. The config epoch of their blocks rises: batches that
+// AlterConfigs changes topics' configs, each with its own result. When that makes a difference the config epoch of their blocks rises: batches that
 // were validated against older configs are not committed after it.
 func (s *Store) AlterConfigs(ctx context.Context, changes []ConfigChange) ([]error, error) {
 	load := CatalogueLoad{LockBlocks: true}
@@ -358,10 +358,13 @@ func alterConfigs(l *CatalogueLoaded, changes []ConfigChange, save *CatalogueSav
 			continue
 		}
 		t := &l.Topics[j]
-		configs, err := c.apply(t.Configs)
+		configs, err := c.Apply(t.Configs)
 		if err != nil {
 			errs[i] = err
 			continue
+		}
+		if maps.Equal(configs, t.Configs) {
+			continue // a change would only send batches back that were validated before it
 		}
 		t.Configs, t.Version = configs, l.Version+1
 		save.Version = t.Version
@@ -388,7 +391,8 @@ func alterConfigs(l *CatalogueLoaded, changes []ConfigChange, save *CatalogueSav
 	return errs
 }
 
-func (c *ConfigChange) apply(configs map[string]string) (map[string]string, error) {
+// Apply gives the configs after the change; configs is not changed.
+func (c *ConfigChange) Apply(configs map[string]string) (map[string]string, error) {
 	next := map[string]string{}
 	if !c.Replace {
 		maps.Copy(next, configs)

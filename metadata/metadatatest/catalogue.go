@@ -314,6 +314,9 @@ func testDeleteRecords(e *env) {
 			e.Errorf("request %d: %+v, want %+v", i, got[i], want)
 		}
 	}
+	if v, err := s.View(e.Context(), p[0].Block); err != nil || v.LogStart(p[0].Slot) != 4 {
+		e.Errorf("the view of the Store that moved log starts: %+v, %v", v, err)
+	}
 	for _, store := range []*metadata.Store{s, other, e.store()} {
 		v := e.view(store, p[0].Block)
 		if v.LogStart(p[0].Slot) != 4 || v.LogStart(p[1].Slot) != 5 || v.LogStart(p[2].Slot) != 0 || v.HighWatermark(p[0].Slot) != 10 {

@@ -146,6 +146,11 @@ func testLocate(e *env) {
 	warm := e.store()
 	e.view(warm, l.parts[0].Block)
 	l.checkLocate(l.s, warm, e.store())
+	// A Store whose rows in memory begin in the middle.
+	e.checkpoint(e.db.Driver(e.T), l.parts[0].Block, metadata.Seq(commitsFor(300)/2))
+	middle := e.store()
+	e.view(middle, l.parts[0].Block)
+	l.checkLocate(middle)
 	// Mixed with others, unsorted, and twice.
 	p := l.parts
 	got, err := e.store().Locate(e.Context(), []metadata.LocateQuery{
@@ -251,7 +256,9 @@ func testLocateRuns(e *env) {
 	for _, seq := range []int{n / 3, n / 2, n} {
 		l.merge(metadata.Seq(seq))
 		e.view(l.s, l.parts[0].Block)
-		l.checkLocate(l.s, e.store())
+		middle := e.store()
+		e.view(middle, l.parts[0].Block)
+		l.checkLocate(l.s, middle, e.store())
 		if v := e.view(stale, l.parts[0].Block); v.Row.MergedSeq != metadata.Seq(seq) {
 			e.Fatalf("view with merged seq %d, want %d", v.Row.MergedSeq, seq)
 		}

@@ -177,7 +177,7 @@ func (q *search) findRows(merged, newest metadata.Seq) error {
 		if q.found == q.rows {
 			return nil
 		}
-		q.offset, q.time = r.Photo.Next[q.slot], metadata.NoTimestamp
+		q.offset = r.Photo.Next[q.slot] // the time stays reached
 		seq, err = q.first(seq+1, newest, true)
 	}
 	return err
