@@ -17,12 +17,16 @@ const (
 	metadataNullIsAll int16 = 1
 	// metadataAutoCreate: from this version on the client says whether topics may be created (KIP-4).
 	metadataAutoCreate int16 = 4
-	// metadataTopicIDs is the first version whose responses have topic ids, metadataNullName the first in which an unknown
-	// id is answered without a name.
+	// metadataTopicIDs is the first version whose responses have topic ids.
 	metadataTopicIDs int16 = 10
 
 	// maxAutoCreated bounds the topics that one request creates; the rest are told to ask again.
 	maxAutoCreated = 1000
+
+	// metadataTopicBytes and metadataPartitionBytes are about what a topic and a partition take in a response, before and
+	// after it is encoded.
+	metadataTopicBytes     = 256
+	metadataPartitionBytes = 160
 
 	// topicOperations and clusterOperations are what may be done where nobody is forbidden anything: one bit for each of
 	// Kafka's AclOperation codes that topics and clusters have.
@@ -88,16 +92,24 @@ func (s *Server) metadata(ctx context.Context, r *request) (reply, error) {
 		resp.Topics, err = m.asked(ctx)
 	}
 	if err != nil {
+		call(m.release)
 		return reply{}, err
 	}
-	return reply{msg: resp}, nil
+	return reply{msg: resp, release: m.release}, nil
 }
 
 // metadataCall is one Metadata request under way.
 type metadataCall struct {
-	s   *Server
-	r   *request
-	req *kmsg.MetadataRequest
+	s       *Server
+	r       *request
+	req     *kmsg.MetadataRequest
+	release func() // of the memory for the response
+}
+
+// reserve takes memory for topics of so many partitions.
+func (m *metadataCall) reserve(ctx context.Context, topics, partitions int) (err error) {
+	m.release, err = m.s.reserve(ctx, int64(topics)*metadataTopicBytes+int64(partitions)*metadataPartitionBytes)
+	return err
 }
 
 // lastCatalogue is catalogueWith that falls back to the last catalogue seen: an old answer keeps clients going through a
@@ -118,6 +130,13 @@ func (m *metadataCall) lastCatalogue(ctx context.Context, has func(*metadata.Cat
 func (m *metadataCall) all(ctx context.Context) ([]kmsg.MetadataResponseTopic, error) {
 	c, err := m.lastCatalogue(ctx, func(*metadata.Catalogue) bool { return true })
 	if err != nil {
+		return nil, err
+	}
+	partitions := 0
+	for _, t := range c.Topics() {
+		partitions += len(t.Partitions)
+	}
+	if err := m.reserve(ctx, len(c.Topics()), partitions); err != nil {
 		return nil, err
 	}
 	out := make([]kmsg.MetadataResponseTopic, 0, len(c.Topics()))
@@ -143,21 +162,48 @@ func (m *metadataCall) asked(ctx context.Context) ([]kmsg.MetadataResponseTopic,
 			return nil, err
 		}
 	}
+	if err := m.reserve(ctx, len(m.req.Topics), m.partitions(c)); err != nil {
+		return nil, err
+	}
 	out := make([]kmsg.MetadataResponseTopic, 0, len(m.req.Topics))
-	seen := make(map[string]struct{}, len(m.req.Topics))
+	// Each once: a request that names one large topic ten thousand times would be answered with gigabytes.
+	names := make(map[string]struct{}, len(m.req.Topics))
+	ids := map[metadata.TopicID]struct{}{}
 	for i := range m.req.Topics {
 		q := &m.req.Topics[i]
 		if q.Topic == nil || byID(q) {
-			out = append(out, m.byID(c, q))
-			continue
+			if first(ids, q.TopicID) {
+				out = append(out, m.byID(c, q))
+			}
+		} else if first(names, *q.Topic) {
+			out = append(out, m.byName(c, *q.Topic, codes))
 		}
-		if _, again := seen[*q.Topic]; again {
-			continue
-		}
-		seen[*q.Topic] = struct{}{}
-		out = append(out, m.byName(c, *q.Topic, codes))
 	}
 	return out, nil
+}
+
+// first adds k to seen and says whether it was not there.
+func first[K comparable](seen map[K]struct{}, k K) bool {
+	_, again := seen[k]
+	seen[k] = struct{}{}
+	return !again
+}
+
+// partitions counts the partitions of the topics that were asked for.
+func (m *metadataCall) partitions(c *metadata.Catalogue) (n int) {
+	for i := range m.req.Topics {
+		q := &m.req.Topics[i]
+		if byID(q) {
+			if t := c.ByID(q.TopicID); t != nil {
+				n += len(t.Partitions)
+			}
+		} else if q.Topic != nil {
+			if t := c.ByName(*q.Topic); t != nil {
+				n += len(t.Partitions)
+			}
+		}
+	}
+	return n
 }
 
 // byID says whether a topic is asked for by its id.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,20 +19,25 @@ import (
 // keepingProducer keeps a copy of what it passes on.
 type keepingProducer struct {
 	Submitter
+	mu      sync.Mutex
 	batches []batcher.Batch
 }
 
 func (k *keepingProducer) Submit(p batcher.Produce) {
+	k.mu.Lock()
 	for _, b := range p.Batches {
 		b.Data = slices.Clone(b.Data)
 		k.batches = append(k.batches, b)
 	}
+	k.mu.Unlock()
 	k.Submitter.Submit(p)
 }
 
 func (k *keepingProducer) last(t *testing.T) (batcher.Batch, record.Header) {
 	t.Helper()
+	k.mu.Lock()
 	b := k.batches[len(k.batches)-1]
+	k.mu.Unlock()
 	h, err := record.Parse(b.Data)
 	if err != nil {
 		t.Fatal(err)

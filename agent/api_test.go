@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -44,9 +45,7 @@ func TestApiVersions(t *testing.T) {
 	ts := newTestServer(t)
 	c := ts.dial()
 	for v := int16(0); v <= 4; v++ {
-		req := kmsg.NewPtrApiVersionsRequest()
-		req.ClientSoftwareName, req.ClientSoftwareVersion = "franz-go", "v1.22.2"
-		resp := ask[*kmsg.ApiVersionsResponse](c, req, v)
+		resp := ask[*kmsg.ApiVersionsResponse](c, apiVersionsRequest(), v)
 		if resp.ErrorCode != 0 || len(resp.ApiKeys) != len(ts.table) {
 			t.Fatalf("version %d: %+v", v, resp)
 		}
@@ -167,7 +166,7 @@ func TestMetadataByID(t *testing.T) {
 	c := ts.dial()
 	for v := int16(12); v <= 13; v++ {
 		req := kmsg.NewPtrMetadataRequest()
-		for _, id := range []metadata.TopicID{topic.ID, metadata.NewTopicID()} {
+		for _, id := range []metadata.TopicID{topic.ID, metadata.NewTopicID(), topic.ID} {
 			q := kmsg.NewMetadataRequestTopic()
 			q.TopicID = id
 			req.Topics = append(req.Topics, q)
@@ -180,6 +179,36 @@ func TestMetadataByID(t *testing.T) {
 			t.Errorf("version %d: unknown id gives %+v", v, x)
 		}
 	}
+}
+
+// TestLargeMetadataIsCounted: a response over its bound waits for memory, and gives it back when it is written.
+func TestLargeMetadataIsCounted(t *testing.T) {
+	ts := newTestServer(t)
+	ts.createTopic("large", 5000, nil)
+	if err := ts.responseBytes.acquire(t.Context(), responsesBytes); err != nil {
+		t.Fatal(err)
+	}
+	c := ts.dial()
+	req := metadataOf(false, "large")
+	req.SetVersion(9)
+	c.send(req, 1)
+	for ts.responseBytes.waiting.Load() == 0 {
+		runtime.Gosched()
+	}
+	ts.responseBytes.release(responsesBytes)
+	if resp := c.receive(req, 1).(*kmsg.MetadataResponse); len(resp.Topics[0].Partitions) != 5000 {
+		t.Errorf("%d partitions", len(resp.Topics[0].Partitions))
+	}
+	ask[*kmsg.ApiVersionsResponse](c, apiVersionsRequest(), 3) // the one before is written and released
+	if used := ts.responseBytes.used.Load(); used != 0 {
+		t.Errorf("%d bytes are still pinned", used)
+	}
+}
+
+func apiVersionsRequest() *kmsg.ApiVersionsRequest {
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.ClientSoftwareName, req.ClientSoftwareVersion = "franz-go", "v1.22.2"
+	return req
 }
 
 func TestAutoCreation(t *testing.T) {

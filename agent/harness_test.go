@@ -31,7 +31,7 @@ const testTimeout = 30 * time.Second
 // testServer is a server on a loopback port, with SQLite as its database and a bucket in memory.
 type testServer struct {
 	*Server
-	t       *testing.T
+	t       testing.TB
 	addr    string
 	store   *metadata.Store
 	bucket  objstore.Bucket
@@ -52,7 +52,7 @@ func withConfig(change func(*Config)) testOption {
 }
 
 // newTestStore opens a store on a new SQLite file and runs it until the test ends.
-func newTestStore(t *testing.T) *metadata.Store {
+func newTestStore(t testing.TB) *metadata.Store {
 	t.Helper()
 	ctx := t.Context()
 	driver, err := sqlite.Open(ctx, filepath.Join(t.TempDir(), "metadata.db"), sqlite.Options{})
@@ -77,7 +77,7 @@ func newTestStore(t *testing.T) *metadata.Store {
 
 // newTestServer starts a server and stops it when the test ends. Without withProducer batches are committed at once,
 // inline.
-func newTestServer(t *testing.T, options ...testOption) *testServer {
+func newTestServer(t testing.TB, options ...testOption) *testServer {
 	t.Helper()
 	store := newTestStore(t)
 	reg := prometheus.NewRegistry()
@@ -137,7 +137,7 @@ func (ts *testServer) createTopic(name string, partitions int32, configs map[str
 // rawConn is a connection on which a test sends what it wants.
 type rawConn struct {
 	net.Conn
-	t  *testing.T
+	t  testing.TB
 	br *bufio.Reader
 }
 

@@ -37,7 +37,9 @@ const (
 	otherFramesBytes = 64 << 20
 	decodedBytes     = 256 << 20
 	rewrittenDivisor = 4
-	// uncountedBytes: what is smaller is not worth counting in those pools.
+	// responsesBytes bounds large responses other than Fetch's from before they are made until they are written.
+	responsesBytes = 128 << 20
+	// uncountedBytes: what is smaller is not worth counting in these pools.
 	uncountedBytes = 16 << 10
 
 	// acceptRetryMin and acceptRetryMax space out accepting after an error such as too many open files.

@@ -4,6 +4,6 @@ package agent
 // and rewritten of them, and responses. Connections' own buffers are not in it.
 func (c Config) MemoryBound() int64 {
 	c = c.withDefaults()
-	return c.ProduceBufferBytes + c.ProduceBufferBytes/rewrittenDivisor + otherFramesBytes + decodedBytes + fetchBytes +
-		coldFetchBytes
+	return c.ProduceBufferBytes + c.ProduceBufferBytes/rewrittenDivisor + otherFramesBytes + decodedBytes + responsesBytes +
+		fetchBytes + coldFetchBytes
 }

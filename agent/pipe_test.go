@@ -125,7 +125,7 @@ func (ps *pipeServer) topic(name string, partitions int32) *metadata.Topic {
 }
 
 // oneRecord gives a record batch of one record with a value of so many bytes.
-func oneRecord(t *testing.T, valueBytes int) []byte {
+func oneRecord(t testing.TB, valueBytes int) []byte {
 	t.Helper()
 	b, err := record.NewBuilder().Append(time.Now().UnixMilli(), nil, make([]byte, valueBytes)).Build()
 	if err != nil {
@@ -148,7 +148,7 @@ func produceOf(topic string, partition int32, acks int16, records []byte) *kmsg.
 }
 
 // firstPartition gives the response for a request's only partition.
-func firstPartition(t *testing.T, resp kmsg.Response) kmsg.ProduceResponseTopicPartition {
+func firstPartition(t testing.TB, resp kmsg.Response) kmsg.ProduceResponseTopicPartition {
 	t.Helper()
 	r, ok := resp.(*kmsg.ProduceResponse)
 	if !ok || len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {

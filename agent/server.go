@@ -42,6 +42,7 @@ type Server struct {
 	otherBytes     *budget
 	decodedBytes   *budget
 	rewrittenBytes *budget
+	responseBytes  *budget
 
 	ids       *producerIDs
 	configs   produceConfigs
@@ -86,6 +87,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		otherBytes:     newBudget("requests", otherFramesBytes, deps.Metrics),
 		decodedBytes:   newBudget("decoded", decodedBytes, deps.Metrics),
 		rewrittenBytes: newBudget("rewritten", cfg.ProduceBufferBytes/rewrittenDivisor, deps.Metrics),
+		responseBytes:  newBudget("responses", responsesBytes, deps.Metrics),
 		ids:            newProducerIDs(deps.Store),
 		checkers:       make(chan struct{}, maxCheckers()),
 		drained:        make(chan struct{}),

@@ -16,7 +16,8 @@ func (s *Server) catalogueWith(ctx context.Context, has func(*metadata.Catalogue
 	if err != nil {
 		return nil, fmt.Errorf("read the catalogue: %w", err)
 	}
-	if old := s.catalogue.Swap(c); old != c {
+	if s.catalogue.Load() != c {
+		s.catalogue.Store(c)
 		s.configs.trim(len(c.Topics()))
 	}
 	return c, nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,6 +32,17 @@ func (p *responseBuffers) put(b *[]byte) {
 		*b = (*b)[:0]
 		p.pool.Put(b)
 	}
+}
+
+// reserve takes memory for a response of about n bytes that is to be made. What it gives is the reply's release.
+func (s *Server) reserve(ctx context.Context, n int64) (release func(), err error) {
+	if n <= uncountedBytes {
+		return func() {}, nil
+	}
+	if err := s.responseBytes.acquire(ctx, n); err != nil {
+		return nil, err
+	}
+	return func() { s.responseBytes.release(n) }, nil
 }
 
 // appendResponse appends the response's length, header and, where it is a message, its body. A body that is a vector is
