@@ -35,7 +35,15 @@ const (
 func ensureTopic(ctx context.Context, client *kgo.Client, topic string, partitions int32) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	r, err := kadm.NewClient(client).CreateTopic(ctx, partitions, -1, nil, topic)
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("look for topic %q: %w", topic, stopCause(ctx, err))
+	}
+	if topics.Has(topic) {
+		return nil
+	}
+	r, err := admin.CreateTopic(ctx, partitions, -1, nil, topic)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return withMessage(fmt.Errorf("create topic %q: %w", topic, stopCause(ctx, err)), r.ErrMessage)
 	}

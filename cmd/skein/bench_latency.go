@@ -125,7 +125,7 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 	}
 	producer, err := connect(ctx, cmd, kgo.DefaultProduceTopic(f.topic), kgo.ProducerLinger(f.linger),
 		kgo.RecordDeliveryTimeout(benchDrainTimeout), kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(maxProduceBatch), kgo.BrokerMaxWriteBytes(maxProduceRequest))
+		kgo.ProducerBatchMaxBytes(max(defaultBatchBytes, int32(f.recordBytes)+recordOverhead)), kgo.BrokerMaxWriteBytes(maxProduceRequest))
 	if err != nil {
 		return nil, err
 	}

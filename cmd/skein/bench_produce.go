@@ -54,7 +54,7 @@ func newBenchProduce(p *process) *cobra.Command {
 	flags.BoolVar(&f.random, "random", false, "values of random bytes, which do not compress")
 	flags.StringVar(&f.acks, "acks", "all", "all, 1 or 0")
 	flags.DurationVar(&f.linger, "linger", 5*time.Millisecond, "how long a producer waits for a batch to fill")
-	flags.Int32Var(&f.batchBytes, "batch-bytes", 1_000_000, "largest batch")
+	flags.Int32Var(&f.batchBytes, "batch-bytes", defaultBatchBytes, "largest batch")
 	format := addOutput(cmd)
 	addBootstrap(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -117,13 +117,13 @@ func benchProduce(ctx context.Context, p *process, cmd *cobra.Command, f *benchP
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	client := produceFlags{acks: f.acks, compression: f.compression, timeout: benchDrainTimeout, partition: -1}
+	client := produceFlags{acks: f.acks, compression: f.compression, timeout: benchDrainTimeout, partition: -1,
+		batchBytes: max(f.batchBytes, int32(f.recordBytes)+recordOverhead)}
 	opts, err := client.options(f.topic)
 	if err != nil {
 		return nil, err
 	}
-	opts = append(opts, kgo.ProducerLinger(f.linger), kgo.ProducerBatchMaxBytes(max(f.batchBytes, int32(f.recordBytes)+recordOverhead)),
-		kgo.MaxBufferedBytes(benchBuffer+f.recordBytes), kgo.MaxBufferedRecords(benchBuffered))
+	opts = append(opts, kgo.ProducerLinger(f.linger), kgo.MaxBufferedBytes(benchBuffer+f.recordBytes), kgo.MaxBufferedRecords(benchBuffered))
 	clients := make([]*kgo.Client, 0, f.producers)
 	defer func() {
 		for _, c := range clients {

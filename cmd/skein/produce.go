@@ -28,6 +28,7 @@ type produceFlags struct {
 	acks        string
 	compression string
 	timeout     time.Duration
+	batchBytes  int32
 }
 
 func newProduce(p *process) *cobra.Command {
@@ -42,6 +43,7 @@ func newProduce(p *process) *cobra.Command {
 	cmd.Flags().StringVar(&f.acks, "acks", "all", "all, 1 or 0")
 	cmd.Flags().StringVar(&f.compression, "compression", "none", "none, gzip, snappy, lz4 or zstd")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long a record may take")
+	cmd.Flags().Int32Var(&f.batchBytes, "batch-bytes", defaultBatchBytes, "largest batch, thus largest record; not above the topic's max.message.bytes")
 	addBootstrap(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := p.interruptible(cmd.Context())
@@ -58,8 +60,11 @@ func (f *produceFlags) options(topic string) ([]kgo.Opt, error) {
 		return nil, err
 	}
 	opts := []kgo.Opt{
-		kgo.DefaultProduceTopic(topic), kgo.AllowAutoTopicCreation(), kgo.ProducerBatchCompression(codec),
-		kgo.RecordDeliveryTimeout(f.timeout), kgo.ProducerBatchMaxBytes(maxProduceBatch), kgo.BrokerMaxWriteBytes(maxProduceRequest),
+		kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec),
+		kgo.RecordDeliveryTimeout(f.timeout), kgo.ProducerBatchMaxBytes(f.batchBytes), kgo.BrokerMaxWriteBytes(maxProduceRequest),
+	}
+	if f.batchBytes < 1 || f.batchBytes > maxProduceBatch {
+		return nil, usagef("--batch-bytes %d: want 1 to %d", f.batchBytes, maxProduceBatch)
 	}
 	switch f.acks {
 	case "all", "-1":
@@ -76,8 +81,10 @@ func (f *produceFlags) options(topic string) ([]kgo.Opt, error) {
 	return opts, nil
 }
 
-// Bounds of what clients send, in bytes: the server decides about max.message.bytes, not this client.
+// Bounds of what clients send, in bytes.
 const (
+	// defaultBatchBytes is below the default of max.message.bytes.
+	defaultBatchBytes = 1_000_000
 	maxProduceBatch   = 64 << 20
 	maxProduceRequest = 100 << 20
 )
@@ -120,7 +127,7 @@ func produceLines(ctx context.Context, p *process, cmd *cobra.Command, topic str
 		defer file.Close()
 		in = file
 	}
-	client, err := connect(ctx, cmd, opts...)
+	client, err := connect(ctx, cmd, append(opts, kgo.AllowAutoTopicCreation())...)
 	if err != nil {
 		return err
 	}

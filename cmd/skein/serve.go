@@ -34,6 +34,7 @@ func serve(ctx context.Context, p *process, cfg *serverConfig, log *slog.Logger)
 	if err := web.Listen(ctx); err != nil {
 		return err
 	}
+	log.Info("starting", "http", "http://"+web.Addr().String(), "metadata", cfg.metadata.String(), "bucket", cfg.bucket, "version", version())
 	// The HTTP side outlives all others: it says that they are draining.
 	webCtx, closeWeb := context.WithCancel(ctx)
 	defer closeWeb()
@@ -99,6 +100,12 @@ func (s *stack) open(ctx context.Context) error {
 	if s.bucket, err = openBucket(ctx, s.cfg.bucket); err != nil {
 		return err
 	}
+	requests, err := objstore.NewMetrics(s.metrics)
+	if err != nil {
+		return err
+	}
+	// Retries are outside the metrics: each is a request on the bill. Puts are retried by the batcher.
+	s.bucket = objstore.RetryReads(requests.Wrap(s.bucket), objstore.DefaultRetryPolicy())
 	err = untilReached(ctx, s.log, "bucket "+s.cfg.bucket, s.ready.notReady, objstore.Retriable, s.checkBucket)
 	if err != nil {
 		return err
@@ -162,7 +169,7 @@ func (s *stack) run(signalled context.Context) error {
 	g.Go(func() error { return s.batcher.Run(failed) })
 	g.Go(func() error { return s.server.Run(failed) })
 	s.log.Info("ready", "kafka", s.server.Addr().String(), "http", "http://"+s.web.Addr().String(),
-		"metadata", s.cfg.metadata.String(), "bucket", s.cfg.bucket, "version", version())
+		"metadata", s.cfg.metadata.String(), "bucket", s.cfg.bucket)
 	select {
 	case <-failed.Done():
 		// A part failed: its error is the group's.

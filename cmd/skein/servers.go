@@ -275,8 +275,8 @@ func untilReached(ctx context.Context, log *slog.Logger, what string, waiting fu
 		if !transient(err) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		log.Warn("waiting for the "+what, "error", oneLine(err.Error()), "retry_in", delay)
 		waiting(fmt.Errorf("waiting for the %s: %s", what, oneLine(err.Error())))
+		log.Warn("waiting for the "+what, "error", oneLine(err.Error()), "retry_in", delay)
 		if !sleepUntil(ctx, time.Now().Add(delay)) {
 			return context.Cause(ctx)
 		}
