@@ -197,8 +197,10 @@ func (d *Driver) write(ctx context.Context, fn func(*session) error, done func()
 	}
 	defer func() { d.writer <- s }()
 	if _, err := s.exec("BEGIN IMMEDIATE"); err != nil {
-		// A rollback that failed before could have left a transaction open.
-		_, _ = s.exec("ROLLBACK")
+		if _, rollbackErr := s.exec("ROLLBACK"); rollbackErr != nil {
+			return err
+		}
+		// A rollback that failed before had left a transaction open.
 		if _, err = s.exec("BEGIN IMMEDIATE"); err != nil {
 			return err
 		}
