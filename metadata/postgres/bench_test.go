@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -101,4 +102,53 @@ func bareUpdate(b *testing.B, conn *pgx.Conn) float64 {
 		took = append(took, float64(time.Since(start).Microseconds())/1000)
 	}
 	return median(took)
+}
+
+// BenchmarkLocate finds random offsets in a million whole rows: 16 blocks of 62,500, 1,000 partitions, all of which every
+// row touches in its block. The median of a query for one partition and for all.
+func BenchmarkLocate(b *testing.B) {
+	const blocks, rows = 16, 62_500
+	d, url := open(b, postgres.Options{})
+	_, parts := newStore(b, d, "t", 1000)
+	conn := connect(b, url)
+	touched := metadata.AppendTouched(nil, []metadata.Touched{{Batches: []metadata.Batch{{
+		Length: 100, Records: 2, Producer: metadata.NoProducer, Epoch: -1, First: -1, Last: -1, Flags: metadata.FlagAccepted,
+	}}, Length: 100, RawLength: 100}})
+	for block := range blocks {
+		if _, err := conn.Exec(b.Context(), `
+INSERT INTO level0 SELECT $1, i, i, gen_random_uuid(), 'object-' || i, $2,
+	decode(repeat(encode(int8send(2 * i) || int8send(10 * i) || int8send(100 * i), 'hex'), 64), 'hex')
+FROM generate_series(1::int8, $3::int8) i`, block+1, touched, rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if _, err := conn.Exec(b.Context(), "VACUUM ANALYZE level0"); err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprintf("partitions=%d", n), func(b *testing.B) {
+			var took []float64
+			for b.Loop() {
+				queries := make([]metadata.LocateQuery, n)
+				for i := range queries {
+					p := parts[rand.N(len(parts))]
+					queries[i] = metadata.LocateQuery{
+						Block: p.Block, Slot: p.Slot, Offset: metadata.Offset(rand.N(2 * rows)), MaxRows: 1, MaxBytes: 1 << 20,
+					}
+				}
+				start := time.Now()
+				answers, err := d.Locate(b.Context(), queries)
+				took = append(took, float64(time.Since(start).Microseconds())/1000)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i, a := range answers {
+					if len(a.Rows) != 1 || a.Rows[0].Seq != metadata.Seq(queries[i].Offset/2+1) {
+						b.Fatalf("offset %d: %+v", queries[i].Offset, a)
+					}
+				}
+			}
+			b.ReportMetric(median(took), "p50-ms")
+		})
+	}
 }

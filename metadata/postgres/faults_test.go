@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,21 +81,25 @@ func TestFrozenClient(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, frozen, other, driver, parts := agents(t, 3)
-			thaw := make(chan struct{})
-			rule, hit := once(c.at, verdict{hold: thaw})
+			frost := make(chan struct{})
+			thaw := sync.OnceFunc(func() { close(frost) })
+			t.Cleanup(thaw)
+			rule, hit := once(c.at, verdict{hold: frost})
 			p.rules(rule, nil)
 			f := flushOf(t, frozen, parts, metadata.NoProducer, 0, 1)
 			done := inBackground(t, frozen, f)
 			await(t, "the freeze", hit)
 			start := time.Now()
-			commit(t, other, flushOf(t, other, parts, metadata.NoProducer, 0, 1))
+			if out := await(t, "the others", inBackground(t, other, flushOf(t, other, parts, metadata.NoProducer, 0, 1))); out.err != nil {
+				t.Fatalf("the others: %v", out.err)
+			}
 			took := time.Since(start)
 			t.Logf("the others went on after %s; %d sessions ended by the watch", took, driver.Ended())
 			if took > blockedAtMost || (driver.Ended() > 0) != c.ended {
 				t.Errorf("the others waited %s, %d sessions ended by the watch", took, driver.Ended())
 			}
 			p.rules(nil, nil)
-			close(thaw)
+			thaw()
 			out := await(t, "the frozen commit", done)
 			if out.err != nil {
 				if !errors.Is(out.err, metadata.ErrUnavailable) && !errors.Is(out.err, metadata.ErrUnknownOutcome) {

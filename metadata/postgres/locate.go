@@ -26,39 +26,38 @@ WITH RECURSIVE q AS MATERIALIZED (
 	CROSS JOIN LATERAL (SELECT merged_seq FROM blocks WHERE id = u.block LIMIT 1) b
 	LEFT JOIN LATERAL (SELECT seq FROM level0 l WHERE l.block = u.block ORDER BY l.seq DESC LIMIT 1) t ON true
 ),
-s (q, block, pos, ts, rows_left, max_bytes, top, target, first_bytes, lo, hi, hi_next, hi_bytes, step, probe, hit) AS (
-	SELECT q, block, 24 * slot + 1, ts, max_rows, max_bytes, top, target_bytes, NULL::int8, merged, top + 1, NULL::bytea, NULL::int8,
-		0::int8, (merged + top + 1) / 2, NULL::int8
+s (q, block, pos, ts, rows_left, max_bytes, top, target, first_bytes, lo, hi, hi_fields, step, probe, hit) AS (
+	SELECT q, block, 24 * slot + 1, ts, max_rows, max_bytes, top, target_bytes, NULL::int8, merged, top + 1, NULL::bytea, 0::int8,
+		(merged + top + 1) / 2, NULL::int8
 	FROM q WHERE top > merged
 	UNION ALL
 	SELECT s.q, s.block, s.pos, s.ts, s.rows_left - d.found::int, s.max_bytes, s.top,
-		CASE WHEN d.found THEN m.hi_next ELSE s.target END,
-		CASE WHEN d.found THEN coalesce(s.first_bytes, m.hi_bytes) ELSE s.first_bytes END,
+		CASE WHEN d.found THEN substr(m.hi_fields, 1, 8) ELSE s.target END,
+		CASE WHEN d.found THEN coalesce(s.first_bytes, d.bytes) ELSE s.first_bytes END,
 		CASE WHEN d.found THEN m.hi ELSE m.lo END,
 		CASE WHEN d.found THEN s.top + 1 ELSE m.hi END,
-		m.hi_next, m.hi_bytes,
+		m.hi_fields,
 		CASE WHEN d.found THEN 1 ELSE m.step END,
 		CASE
-			WHEN d.found THEN CASE WHEN s.rows_left > 1 AND m.hi < s.top AND d.fits THEN m.hi + 1 END
+			WHEN d.found THEN CASE WHEN s.rows_left > 1 AND m.hi < s.top AND d.bytes - coalesce(s.first_bytes, d.bytes) <= s.max_bytes THEN m.hi + 1 END
 			WHEN m.lo = s.top THEN NULL
 			WHEN m.step > 0 THEN least(m.lo + m.step, s.top)
 			ELSE (m.lo + m.hi) / 2
 		END,
-		CASE WHEN d.found AND d.fits THEN m.hi END
+		CASE WHEN d.found AND d.bytes - coalesce(s.first_bytes, d.bytes) <= s.max_bytes THEN m.hi END
 	FROM s
 	CROSS JOIN LATERAL (
 		SELECT substr(l.photo, s.pos, 24) AS fields FROM level0 l WHERE l.block = s.block AND l.seq = s.probe LIMIT 1) l
 	CROSS JOIN LATERAL (
-		SELECT substr(l.fields, 1, 8) > s.target AND (s.ts IS NULL OR skein_int8(l.fields, 8) >= s.ts) AS above OFFSET 0) c
-	CROSS JOIN LATERAL (
 		SELECT CASE WHEN c.above THEN s.lo ELSE s.probe END AS lo,
 			CASE WHEN c.above THEN s.probe ELSE s.hi END AS hi,
-			CASE WHEN c.above THEN substr(l.fields, 1, 8) ELSE s.hi_next END AS hi_next,
-			CASE WHEN c.above THEN skein_int8(l.fields, 16) ELSE s.hi_bytes END AS hi_bytes,
-			CASE WHEN c.above THEN 0 ELSE s.step * 2 END AS step OFFSET 0) m
+			CASE WHEN c.above THEN l.fields ELSE s.hi_fields END AS hi_fields,
+			CASE WHEN c.above THEN 0 ELSE s.step * 2 END AS step
+		FROM (SELECT substr(l.fields, 1, 8) > s.target AND (s.ts IS NULL OR skein_int8(l.fields, 8) >= s.ts) AS above OFFSET 0) c
+		OFFSET 0) m
 	CROSS JOIN LATERAL (
-		SELECT m.hi = m.lo + 1 AND m.hi <= s.top AS found,
-			m.hi_bytes - coalesce(s.first_bytes, m.hi_bytes) <= s.max_bytes AS fits OFFSET 0) d
+		SELECT x.found, CASE WHEN x.found THEN skein_int8(m.hi_fields, 16) END AS bytes
+		FROM (SELECT m.hi = m.lo + 1 AND m.hi <= s.top AS found OFFSET 0) x OFFSET 0) d
 	WHERE s.probe IS NOT NULL
 )
 SELECT 0::int2 AS kind, ARRAY[q.q] AS queries, q.block, q.merged AS seq, NULL::int8 AS time, NULL::uuid AS flush, NULL::text AS object,

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,8 @@ import (
 
 // Bounds and defaults.
 const (
-	// DefaultCommitConns and DefaultReadConns are how many connections the two pools have at most.
+	// DefaultCommitConns and DefaultReadConns are how many connections the two pools have at most, when neither Options
+	// nor pool_max_conns in the URL, for both together, says it.
 	DefaultCommitConns = 8
 	DefaultReadConns   = 8
 	// idleInTransactionTimeout ends a session that stopped between the round trips of a commit.
@@ -88,11 +90,12 @@ func Open(ctx context.Context, url string, opts Options) (*Driver, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	commits, reads := poolSizes(url)
 	if opts.CommitConns <= 0 {
-		opts.CommitConns = DefaultCommitConns
+		opts.CommitConns = commits
 	}
 	if opts.ReadConns <= 0 {
-		opts.ReadConns = DefaultReadConns
+		opts.ReadConns = reads
 	}
 	d := &Driver{opts: opts, log: opts.Logger, url: url}
 	d.scratch.New = func() any { return &params{} }
@@ -108,6 +111,16 @@ func Open(ctx context.Context, url string, opts Options) (*Driver, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// poolSizes gives the default sizes of the pools: pool_max_conns of the URL, shared out, or constants.
+func poolSizes(url string) (commits, reads int) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil || !strings.Contains(url, "pool_max_conns") {
+		return DefaultCommitConns, DefaultReadConns
+	}
+	total := int(config.MaxConns)
+	return max(1, (total+1)/2), max(1, total/2)
 }
 
 func (d *Driver) openPools(ctx context.Context, config *pgx.ConnConfig) error {
