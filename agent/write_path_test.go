@@ -58,8 +58,8 @@ func TestProducersThroughFailingPuts(t *testing.T) {
 			for i := range each {
 				if i%50 == 25 {
 					// Half of them store the object and say that they did not.
-					faults.Inject(objstore.Fault{Op: objstore.OpPut, Times: 3, Before: objstore.ErrUnavailable})
-					faults.Inject(objstore.Fault{Op: objstore.OpPut, Times: 3, After: objstore.ErrUnavailable})
+					faults.Inject(objstore.Fault{Op: objstore.OpPut, Times: 1, Before: objstore.ErrUnavailable})
+					faults.Inject(objstore.Fault{Op: objstore.OpPut, Times: 1, After: objstore.ErrUnavailable})
 				}
 				acked.Add(1)
 				r := &kgo.Record{Partition: int32(i % 2), Value: fmt.Appendf(nil, "%d-%d", p, i)}
