@@ -74,6 +74,7 @@ func testRanges(t *testing.T, f Factory) {
 		{"object", 0, -1, data, nil},
 		{"object", 0, 1000, data, nil},
 		{"object", 0, 1, data[:1], nil},
+		{"object", 0, 999, data[:999], nil},
 		{"object", 1, 1, data[1:2], nil},
 		{"object", 999, 1, data[999:], nil},
 		{"object", 500, -1, data[500:], nil},
