@@ -82,6 +82,16 @@ func testColdStore(e *env) {
 	e.expect("a gap, cold", e.one(cold, p[0], batch(60)), metadata.CodeNotYet, -1)
 	e.expect("the next, cold", e.one(cold, p[0], batch(55)), metadata.CodeAccepted, 110)
 	e.expect("retry of that, warm", e.one(warm, p[0], batch(55)), metadata.CodeDuplicate, 110)
+
+	// A checkpoint as of the newest row: there is nothing to fold on it.
+	e.checkpoint(d, p[0].Block, e.view(warm, p[0].Block).Seq)
+	d = &watched{Driver: e.db.Driver(e.T)}
+	cold = e.storeWith(metadata.Options{Driver: d})
+	if got, want = e.view(cold, p[0].Block), e.view(warm, p[0].Block); got.Seq != want.Seq || got.Photo != want.Photo || d.rows != 0 {
+		e.Fatalf("from a checkpoint of the newest row: seq %d after %d rows, want %d", got.Seq, d.rows, want.Seq)
+	}
+	e.expect("retry on a checkpoint alone", e.one(cold, p[0], batch(55)), metadata.CodeDuplicate, 110)
+	e.expect("the next on a checkpoint alone", e.one(cold, p[1], batch(55)), metadata.CodeAccepted, 110)
 }
 
 // checkpoint saves a checkpoint of a block as of seq, as a Store would.
