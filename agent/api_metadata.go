@@ -17,8 +17,6 @@ const (
 	metadataNullIsAll int16 = 1
 	// metadataAutoCreate: from this version on the client says whether topics may be created (KIP-4).
 	metadataAutoCreate int16 = 4
-	// metadataTopicIDs is the first version whose responses have topic ids.
-	metadataTopicIDs int16 = 10
 
 	// maxAutoCreated bounds the topics that one request creates; the rest are told to ask again.
 	maxAutoCreated = 1000

@@ -139,7 +139,7 @@ func TestMetadata(t *testing.T) {
 		if len(resp.Topics) != 1 || *resp.Topics[0].Topic != "known" || len(resp.Topics[0].Partitions) != 3 {
 			t.Fatalf("version %d: topics %+v", v, resp.Topics)
 		}
-		if v >= metadataTopicIDs && resp.Topics[0].TopicID != topic.ID {
+		if v >= 10 && resp.Topics[0].TopicID != topic.ID {
 			t.Errorf("version %d: topic id %v", v, resp.Topics[0].TopicID)
 		}
 		for i, p := range resp.Topics[0].Partitions {

@@ -12,42 +12,39 @@ import (
 
 // Kafka's error codes, by the names of its documentation.
 const (
-	codeUnknownServerError          int16 = -1
-	codeNone                        int16 = 0
-	codeOffsetOutOfRange            int16 = 1
-	codeCorruptMessage              int16 = 2
-	codeUnknownTopicOrPartition     int16 = 3
-	codeLeaderNotAvailable          int16 = 5
-	codeRequestTimedOut             int16 = 7
-	codeMessageTooLarge             int16 = 10
-	codeCoordinatorLoadInProgress   int16 = 14
-	codeCoordinatorNotAvailable     int16 = 15
-	codeInvalidTopicException       int16 = 17
-	codeNotEnoughReplicas           int16 = 19
-	codeNotEnoughReplicasAfter      int16 = 20
-	codeInvalidRequiredAcks         int16 = 21
-	codeInvalidTimestamp            int16 = 32
-	codeUnsupportedVersion          int16 = 35
-	codeTopicAlreadyExists          int16 = 36
-	codeInvalidPartitions           int16 = 37
-	codeInvalidReplicationFactor    int16 = 38
-	codeInvalidReplicaAssignment    int16 = 39
-	codeInvalidConfig               int16 = 40
-	codeInvalidRequest              int16 = 42
-	codeUnsupportedForMessageFormat int16 = 43
-	codePolicyViolation             int16 = 44
-	codeOutOfOrderSequence          int16 = 45
-	codeInvalidProducerEpoch        int16 = 47
-	codeInvalidTxnState             int16 = 48
-	codeInvalidTransactionTimeout   int16 = 50
-	codeTransactionalIDAuth         int16 = 53
-	codeKafkaStorageError           int16 = 56
-	codeFetchSessionIDNotFound      int16 = 70
-	codeFencedLeaderEpoch           int16 = 74
-	codeUnknownLeaderEpoch          int16 = 75
-	codeUnsupportedCompression      int16 = 76
-	codeInvalidRecord               int16 = 87
-	codeUnknownTopicID              int16 = 100
+	codeUnknownServerError        int16 = -1
+	codeNone                      int16 = 0
+	codeOffsetOutOfRange          int16 = 1
+	codeCorruptMessage            int16 = 2
+	codeUnknownTopicOrPartition   int16 = 3
+	codeLeaderNotAvailable        int16 = 5
+	codeRequestTimedOut           int16 = 7
+	codeMessageTooLarge           int16 = 10
+	codeCoordinatorLoadInProgress int16 = 14
+	codeInvalidTopicException     int16 = 17
+	codeNotEnoughReplicas         int16 = 19
+	codeNotEnoughReplicasAfter    int16 = 20
+	codeInvalidRequiredAcks       int16 = 21
+	codeInvalidTimestamp          int16 = 32
+	codeUnsupportedVersion        int16 = 35
+	codeTopicAlreadyExists        int16 = 36
+	codeInvalidPartitions         int16 = 37
+	codeInvalidReplicationFactor  int16 = 38
+	codeInvalidReplicaAssignment  int16 = 39
+	codeInvalidConfig             int16 = 40
+	codeInvalidRequest            int16 = 42
+	codePolicyViolation           int16 = 44
+	codeOutOfOrderSequence        int16 = 45
+	codeInvalidProducerEpoch      int16 = 47
+	codeInvalidTxnState           int16 = 48
+	codeTransactionalIDAuth       int16 = 53
+	codeKafkaStorageError         int16 = 56
+	codeFetchSessionIDNotFound    int16 = 70
+	codeFencedLeaderEpoch         int16 = 74
+	codeUnknownLeaderEpoch        int16 = 75
+	codeUnsupportedCompression    int16 = 76
+	codeInvalidRecord             int16 = 87
+	codeUnknownTopicID            int16 = 100
 )
 
 // errorCodes maps the sentinels of the packages behind the server to Kafka's codes. The first that matches wins.

@@ -198,7 +198,7 @@ func (c *rawConn) receive(req kmsg.Request, correlationID int32) kmsg.Response {
 // receiveFrame reads a response's bytes behind the correlation id.
 func (c *rawConn) receiveFrame(correlationID int32) []byte {
 	c.t.Helper()
-	var head [responseHeadBytes]byte
+	var head [8]byte // length and correlation id
 	if _, err := io.ReadFull(c.br, head[:]); err != nil {
 		c.t.Fatalf("read response %d: %v", correlationID, err)
 	}

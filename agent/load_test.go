@@ -84,10 +84,13 @@ func TestDrainDoesNotReset(t *testing.T) {
 	ts := newTestServer(t, withProducer(signalling{gate, submitted}))
 	ts.createTopic("t", 1, nil)
 	c := ts.dial()
-	c.send(produceOf("t", 0, -1, oneRecord(t, 10)), 1)
+	first, second := frameOf(produceOf("t", 0, -1, oneRecord(t, 10)), 1), frameOf(metadataOf(false), 2)
 	// Another kind of request makes the reading side wait, so that what follows stays unread.
-	c.send(metadataOf(false), 2)
+	c.sendBytes(append(first, second...))
 	<-submitted
+	for testutil.ToFloat64(ts.Server.metrics.bytesIn) < float64(len(first)+len(second)) {
+		runtime.Gosched() // until the second is read
+	}
 	drained := make(chan error, 1)
 	go func() { drained <- ts.Drain(context.Background()) }()
 	var d net.Dialer

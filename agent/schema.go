@@ -12,13 +12,11 @@ import (
 // allocates arrays of structs at once, a hundred bytes for every byte of the request. The walk allocates nothing, is
 // bounded by the request's bytes, and tells how much memory the decoded request will take.
 type schema struct {
-	flexible int16 // first flexible version; noFlexible if there is none
+	flexible int16 // first flexible version
 	fields   []field
 	// tagged are the known tagged fields that hold structures (kmsg decodes those tags' contents), by tag.
 	tagged map[uint32][]field
 }
-
-const noFlexible int16 = math.MaxInt16
 
 type kind uint8
 

@@ -11,8 +11,6 @@ import (
 )
 
 const (
-	// responseHeadBytes: length and correlation id; flexible responses have a tag count too.
-	responseHeadBytes = 8
 	// maxPooledResponseBytes bounds the buffers that are kept for encoding responses.
 	maxPooledResponseBytes = 1 << 20
 )
