@@ -63,6 +63,7 @@ type block struct {
 	tail       []*Row
 	tailBytes  int64
 	checkpoint Seq // newest written or queued by us, or loaded
+	history    int // how many histories of the database were given up (Store.Forget)
 
 	watchMu sync.Mutex
 	watches map[*Watch]struct{}
@@ -218,7 +219,7 @@ func (s *Store) foldLoaded(d *BlockDelta, from loadFrom) (lost bool) {
 	b := s.block(d.Row.ID)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	err := b.catchUp(d, from.seq)
+	err := b.catchUp(d, from)
 	if err != nil {
 		s.forget(b)
 		if lost = errors.Is(err, errFoldLost); !lost {
@@ -244,17 +245,19 @@ func (s *Store) lose(b *block) {
 	b.view.Store(nil)
 }
 
-// loadFrom is what a load begins from: the seq up to which the block is folded, and the marks it answers.
+// loadFrom is what a load begins from: the seq up to which the block is folded, the marks it answers, and the history of
+// the database that it reads.
 type loadFrom struct {
-	seq   Seq
-	marks int64
+	seq     Seq
+	marks   int64
+	history int
 }
 
 // loadFrom is taken before a load is asked for. While a commit decides it waits for the outcome.
 func (b *block) loadFrom() loadFrom {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f := loadFrom{seq: SeqCold, marks: b.marks.Load()}
+	f := loadFrom{seq: SeqCold, marks: b.marks.Load(), history: b.history}
 	if b.state != nil {
 		f.seq = b.state.Seq
 	}
@@ -262,8 +265,8 @@ func (b *block) loadFrom() loadFrom {
 }
 
 // catchUp folds what was loaded above from; rows that are folded already are passed over. b.mu is held.
-func (b *block) catchUp(d *BlockDelta, from Seq) error {
-	if b.state == nil && from != SeqCold {
+func (b *block) catchUp(d *BlockDelta, from loadFrom) error {
+	if from.history != b.history || (b.state == nil && from.seq != SeqCold) {
 		return errFoldLost
 	}
 	// Another load or commit may have warmed the block since this load was asked for, to an older seq than the checkpoint

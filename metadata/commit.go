@@ -159,7 +159,7 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 		if b == nil {
 			return nil, fmt.Errorf("%w: block %d was not asked for", ErrCorrupt, delta.Row.ID)
 		}
-		if err := b.catchUp(delta, c.from[b.id].seq); err != nil {
+		if err := b.catchUp(delta, c.from[b.id]); err != nil {
 			return nil, err
 		}
 		d.states[b.id] = b.state

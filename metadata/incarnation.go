@@ -9,7 +9,7 @@ type IncarnationWatcher interface {
 }
 
 // Forget drops the folded states, views and catalogue: what they say may never have happened in the database as it is
-// now. A commit under way either has its connection to the old history, or loads again. It waits for those that have
+// now. Loads and commits that were asked for before, and fold only now, load again. It waits for the commits that have
 // decided and not yet heard the outcome.
 func (s *Store) Forget() {
 	s.mu.Lock()
@@ -23,6 +23,7 @@ func (s *Store) Forget() {
 		s.forget(b)
 		b.failure.Store(nil)
 		b.view.Store(nil)
+		b.history++
 		b.mu.Unlock()
 	}
 	s.ages.clear()

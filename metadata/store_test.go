@@ -190,6 +190,31 @@ func TestViewNeverGoesBack(t *testing.T) {
 	}
 }
 
+// TestForget: what a load or a commit read of the history that was given up is not folded.
+func TestForget(t *testing.T) {
+	d := newMemDriver(1)
+	s, other := NewStore(Options{Driver: d}), NewStore(Options{Driver: d})
+	for range 3 {
+		mustWrite(t, other, 1)
+	}
+	restore := func() { // a copy of the database from when there was one row
+		d.mu.Lock()
+		d.blocks[1].Rows = d.blocks[1].Rows[:1]
+		d.mu.Unlock()
+		s.Forget()
+	}
+	d.afterLoad = restore
+	if v := mustView(t, s, 1); v.HighWatermark(0) != 1 || d.loads != 2 {
+		t.Fatalf("a load during the change: high watermark %d after %d loads", v.HighWatermark(0), d.loads)
+	}
+	mustWrite(t, s, 1)
+	mustWrite(t, s, 1)
+	restore()
+	if v := mustView(t, s, 1); v.HighWatermark(0) != 1 {
+		t.Fatalf("after the change: high watermark %d", v.HighWatermark(0))
+	}
+}
+
 // TestCheckpointAheadOfWarmFold: a cold load starts at a checkpoint that is ahead of what a commit warmed meanwhile.
 func TestCheckpointAheadOfWarmFold(t *testing.T) {
 	d := newMemDriver(1)
