@@ -26,6 +26,7 @@ type Options struct {
 	Duration   time.Duration // default 10 s, after a warm-up of a tenth of it
 	Producers  int           // idempotent producers of each committer, among whom its partitions are divided; default 1
 	Records    int           // of each batch; default 1
+	Rate       float64       // commits per second of each committer; 0: as fast as they go
 }
 
 // Result of a run.
@@ -181,7 +182,20 @@ func (c *committer) prepare(ctx context.Context, parts []metadata.Partition) err
 }
 
 func (c *committer) run(ctx context.Context, warm, end time.Time) error {
+	var pace <-chan time.Time // nil: do not wait
+	if c.opts.Rate > 0 {
+		ticker := time.NewTicker(time.Duration(float64(time.Second) / c.opts.Rate))
+		defer ticker.Stop()
+		pace = ticker.C
+	}
 	for {
+		if pace != nil {
+			select {
+			case <-pace:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		f, err := c.flush(ctx)
 		if err != nil {
 			return err

@@ -191,7 +191,9 @@ func TestConnectionLostBeforeLocks(t *testing.T) {
 
 // TestForeignLock: a lock that is not Skein's to break is waited for beyond lock_timeout, as long as the context lasts.
 func TestForeignLock(t *testing.T) {
-	d, url := open(t, postgres.Options{})
+	_, url := open(t, postgres.Options{})
+	p, through := newProxy(t, url)
+	d := openAt(t, through, postgres.Options{})
 	s, parts := newStore(t, d, "t", 1)
 	holder := connect(t, url)
 	for _, sql := range []string{"BEGIN", "SELECT FROM blocks FOR UPDATE"} {
@@ -205,13 +207,13 @@ func TestForeignLock(t *testing.T) {
 	if _, err := s.Commit(short, []*metadata.Flush{f}); !errors.Is(err, metadata.ErrUnavailable) {
 		t.Fatalf("commit under a foreign lock: %v", err)
 	}
+	rule, again := nth(3, binds("skein_lock")) // after twice lock_timeout, when a frozen session would be ended
+	p.rules(rule, nil)
 	done := inBackground(t, s, f)
-	waited := time.NewTimer(2500 * time.Millisecond) // longer than lock_timeout and than a frozen session may live
-	defer waited.Stop()
 	select {
 	case out := <-done:
 		t.Fatalf("committed under a foreign lock: %+v", out)
-	case <-waited.C:
+	case <-again:
 	}
 	if _, err := holder.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatalf("the holder's session was ended: %v", err)

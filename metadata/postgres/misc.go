@@ -76,7 +76,13 @@ func (d *Driver) AllocateProducerIDs(ctx context.Context, count int) (metadata.P
 	if count < 1 {
 		return r, fmt.Errorf("allocate %d producer ids: want at least 1", count)
 	}
-	if err := d.row(ctx, allocateSQL, []any{int64(count)}, (*int64)(&r.First), &r.Count, (*int64)(&r.At)); err != nil {
+	// On the commit pool, and again after a lock_timeout: the row is also the lock of catalogue changes.
+	err := d.again(ctx, func(conn *pgxpool.Conn) error {
+		guard := d.guard(ctx, conn.Conn().PgConn().PID())
+		defer guard.stop()
+		return conn.QueryRow(ctx, allocateSQL, int64(count)).Scan((*int64)(&r.First), &r.Count, (*int64)(&r.At))
+	})
+	if err != nil {
 		return r, fmt.Errorf("allocate producer ids: %w", err)
 	}
 	return r, nil

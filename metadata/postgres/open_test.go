@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -91,6 +92,75 @@ func TestRefusesWeakDurability(t *testing.T) {
 		if !errors.As(err, &setting) || setting.Setting != c.setting {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+// TestPlainUser: the owner of a database who is no superuser can run Skein, the lock watch included.
+func TestPlainUser(t *testing.T) {
+	server := testenv.NewPostgres(t)
+	conn := connect(t, server.URL())
+	for _, sql := range []string{"CREATE ROLE plain LOGIN", "CREATE DATABASE plain OWNER plain"} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := strings.Replace(server.DatabaseURL("plain"), "postgres@", "plain@", 1)
+	d := openAt(t, url, postgres.Options{})
+	s, parts := newStore(t, d, "t", 1)
+	if x := d.Incarnation(); x.System == 0 || x.Timeline == 0 || x.LSN == 0 {
+		t.Errorf("incarnation %+v", x)
+	}
+	p, through := newProxy(t, url)
+	frozen := metadata.NewStore(metadata.Options{Driver: openAt(t, through, postgres.Options{})})
+	frost := make(chan struct{})
+	thaw := sync.OnceFunc(func() { close(frost) })
+	t.Cleanup(thaw)
+	rule, hit := once(binds("skein_add_receipts"), verdict{hold: frost})
+	p.rules(rule, nil)
+	done := inBackground(t, frozen, flushOf(t, frozen, parts, metadata.NoProducer, 0, 1))
+	await(t, "the freeze", hit)
+	if out := await(t, "the other", inBackground(t, s, flushOf(t, s, parts, metadata.NoProducer, 0, 1))); out.err != nil || d.Ended() != 1 {
+		t.Fatalf("%+v, %d ended", out, d.Ended())
+	}
+	thaw()
+	await(t, "the frozen commit", done)
+}
+
+// TestAllocateUnderLock: a catalogue change that takes longer than lock_timeout does not fail those who want producer ids.
+func TestAllocateUnderLock(t *testing.T) {
+	_, url := open(t, postgres.Options{})
+	p, through := newProxy(t, url)
+	d := openAt(t, through, postgres.Options{})
+	holder := connect(t, url)
+	for _, sql := range []string{"BEGIN", "SELECT FROM catalogue FOR UPDATE"} {
+		if _, err := holder.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var name atomic.Value // of the prepared statement
+	rule, again := nth(2, func(m message) bool {
+		if m.kind == 'P' && strings.Contains(string(m.body), "next_producer") {
+			prepared, _, _ := strings.Cut(string(m.body), "\x00")
+			name.Store(prepared)
+		}
+		return m.bound() != "" && m.bound() == name.Load()
+	})
+	p.rules(rule, nil)
+	type answer struct {
+		r   metadata.ProducerRange
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		r, err := d.AllocateProducerIDs(within(t), 10)
+		done <- answer{r, err}
+	}()
+	await(t, "another attempt after lock_timeout", again)
+	if _, err := holder.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if a := await(t, "the ids", done); a.err != nil || a.r.Count != 10 {
+		t.Fatalf("%+v", a)
 	}
 }
 

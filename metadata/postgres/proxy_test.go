@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -197,6 +198,18 @@ func once(match func(message) bool, v verdict) (rule func(message) verdict, hit 
 		}
 		if applies {
 			return v
+		}
+		return verdict{}
+	}, done
+}
+
+// nth gives a rule that passes everything and tells when the n-th message that matches came.
+func nth(n int64, match func(message) bool) (rule func(message) verdict, hit <-chan struct{}) {
+	done := make(chan struct{})
+	var count atomic.Int64
+	return func(m message) verdict {
+		if match(m) && count.Add(1) == n {
+			close(done)
 		}
 		return verdict{}
 	}, done
