@@ -307,6 +307,31 @@ func TestViews(t *testing.T) {
 	}
 }
 
+// TestRowsStayWhole: a full level0 row and a receipt of a thousand batches are stored in one piece; a search would
+// otherwise read three pages for a probe.
+func TestRowsStayWhole(t *testing.T) {
+	d, url := open(t, postgres.Options{})
+	s, parts := newStore(t, d, "t", 1000)
+	ids, err := s.AllocateProducerIDs(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, flushOf(t, s, parts, ids.First, 0, 1))
+	conn := connect(t, url)
+	for _, table := range []string{"level0", "receipts"} {
+		var pieces int64
+		var size int
+		sql := "SELECT pg_relation_size(reltoastrelid), (SELECT max(pg_column_size(x.*)) FROM " + table + " x) FROM pg_class WHERE oid = $1::regclass"
+		if err := conn.QueryRow(t.Context(), sql, table).Scan(&pieces, &size); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: a row of %d bytes", table, size)
+		if pieces != 0 || size < 2048 {
+			t.Errorf("%s: rows of up to %d bytes, %d bytes stored apart", table, size, pieces)
+		}
+	}
+}
+
 func firstRow(results []*pgconn.Result) string {
 	if len(results) != 1 || len(results[0].Rows) == 0 {
 		return "no row"
