@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func newBench(p *process) *cobra.Command {
@@ -31,11 +29,14 @@ const (
 	benchBuffered = 1 << 20
 )
 
-// ensureTopic creates the topic when it is missing. An existing one is taken as it is.
-func ensureTopic(ctx context.Context, client *kgo.Client, topic string, partitions int32) error {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
-	admin := kadm.NewClient(client)
+// ensureTopic creates the topic when it is missing. An existing one is taken as it is. It has a client of its own, as a
+// client remembers for a while that there was no topic.
+func ensureTopic(ctx context.Context, cmd *cobra.Command, topic string, partitions int32) error {
+	admin, ctx, done, err := connectAdmin(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer done()
 	topics, err := admin.ListTopics(ctx, topic)
 	if err != nil {
 		return fmt.Errorf("look for topic %q: %w", topic, stopCause(ctx, err))

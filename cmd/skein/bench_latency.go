@@ -123,6 +123,9 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 	if err := f.check(); err != nil {
 		return nil, err
 	}
+	if err := ensureTopic(ctx, cmd, f.topic, f.partitions); err != nil {
+		return nil, err
+	}
 	producer, err := connect(ctx, cmd, kgo.DefaultProduceTopic(f.topic), kgo.ProducerLinger(f.linger),
 		kgo.RecordDeliveryTimeout(benchDrainTimeout), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(max(defaultBatchBytes, int32(f.recordBytes)+recordOverhead)), kgo.BrokerMaxWriteBytes(maxProduceRequest))
@@ -130,9 +133,6 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 		return nil, err
 	}
 	defer producer.Close()
-	if err := ensureTopic(ctx, producer, f.topic, f.partitions); err != nil {
-		return nil, err
-	}
 	// The reader starts at offsets that are known before the first record is sent: none is missed.
 	ends, err := listOffsets(ctx, f.topic, kadm.NewClient(producer).ListEndOffsets)
 	if err != nil {
@@ -237,7 +237,7 @@ func (r *latencyRun) read(ctx context.Context, c *kgo.Client, sent <-chan struct
 }
 
 func (r *latencyRun) result() *latencyResult {
-	first, failed := r.failed.get()
+	failed, first := r.failed.get()
 	out := &latencyResult{
 		Produce: r.acks.summary(), EndToEnd: r.arrivals.summary(),
 		Records: r.acked.Load(), Received: r.received.Load(), Errors: int64(failed),

@@ -124,6 +124,9 @@ func benchProduce(ctx context.Context, p *process, cmd *cobra.Command, f *benchP
 		return nil, err
 	}
 	opts = append(opts, kgo.ProducerLinger(f.linger), kgo.MaxBufferedBytes(benchBuffer+f.recordBytes), kgo.MaxBufferedRecords(benchBuffered))
+	if err := ensureTopic(ctx, cmd, f.topic, f.partitions); err != nil {
+		return nil, err
+	}
 	clients := make([]*kgo.Client, 0, f.producers)
 	defer func() {
 		for _, c := range clients {
@@ -136,9 +139,6 @@ func benchProduce(ctx context.Context, p *process, cmd *cobra.Command, f *benchP
 			return nil, err
 		}
 		clients = append(clients, c)
-	}
-	if err := ensureTopic(ctx, clients[0], f.topic, f.partitions); err != nil {
-		return nil, err
 	}
 	b := &benchProducer{flags: f, values: payloads(f.recordBytes, f.random), failed: newFirstError(), start: time.Now()}
 	shown := showProgress(p, func() string {
@@ -212,7 +212,7 @@ func (b *benchProducer) result() *produceResult {
 	r := &produceResult{
 		Records: b.acked.Load(), P50: ms(b.latency.quantile(0.50)), P99: ms(b.latency.quantile(0.99)), Max: ms(b.latency.largest()),
 	}
-	first, failed := b.failed.get()
+	failed, first := b.failed.get()
 	if r.Errors = int64(failed); first != nil {
 		r.FirstError = first.Error()
 	}

@@ -110,13 +110,23 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 	return printRecords(ctx, p, client, format, f.count, left)
 }
 
-// groupServed asks for the group's coordinator: the client itself would retry a refusal for ever.
+// joinGroupKey is the API that members of classic groups join with.
+const joinGroupKey = 11
+
+// groupServed asks whether the agents serve groups: the client itself would try again for ever, or say that they are old.
 func groupServed(ctx context.Context, admin *kadm.Client, group string) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	for _, r := range admin.FindGroupCoordinators(ctx, group) {
-		if r.Err != nil {
-			return withMessage(fmt.Errorf("group %q: the agents do not serve consumer groups: %w", group, stopCause(ctx, r.Err)), r.ErrMessage)
+	versions, err := admin.ApiVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("group %q: ask what the agents serve: %w", group, stopCause(ctx, err))
+	}
+	for _, v := range versions.Sorted() {
+		if v.Err != nil {
+			return fmt.Errorf("group %q: ask what agent %d serves: %w", group, v.NodeID, stopCause(ctx, v.Err))
+		}
+		if _, ok := v.KeyMaxVersion(joinGroupKey); !ok {
+			return fmt.Errorf("group %q: the agents do not serve consumer groups yet; leave -g out", group)
 		}
 	}
 	return nil

@@ -142,7 +142,7 @@ func produceLines(ctx context.Context, p *process, cmd *cobra.Command, topic str
 	if flushErr := client.Flush(context.WithoutCancel(ctx)); flushErr != nil {
 		failed.note(flushErr)
 	}
-	if first, n := failed.get(); first != nil {
+	if n, first := failed.get(); first != nil {
 		return fmt.Errorf("produce to %q: %d records failed, the first with: %w", topic, n, first)
 	}
 	return err
@@ -233,8 +233,9 @@ func (f *firstError) note(err error) {
 	}
 }
 
-func (f *firstError) get() (error, int) {
+// get gives how many errors there were, and the first.
+func (f *firstError) get() (count int, first error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.first, f.count
+	return f.count, f.first
 }

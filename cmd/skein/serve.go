@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -212,25 +210,4 @@ func (s *stack) close() error {
 		errs = append(errs, s.bucket.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// memoryBase is what the process takes beside what has a bound of its own, in bytes: code, connections, goroutines.
-const memoryBase = 256 << 20
-
-// memoryBound is the sum of the bounds of all that an agent holds, in bytes.
-func (c *serverConfig) memoryBound() int64 {
-	uploads := int64(c.batcher.Uploads) * c.batcher.SegmentBytes
-	return memoryBase + c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
-		c.cacheBytes + cache.DefaultInFlightBytes + cache.DefaultColdInFlightBytes + metadata.DefaultFoldCacheBytes
-}
-
-// setMemoryLimit derives GOMEMLIMIT from the bounds, unless it is set: the collector then works harder rather than let the
-// process outgrow what the configuration promises.
-func setMemoryLimit(c *serverConfig, log *slog.Logger) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	limit := c.memoryBound()
-	debug.SetMemoryLimit(limit)
-	log.Debug("memory limit", "bytes", limit)
 }

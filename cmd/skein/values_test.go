@@ -155,3 +155,13 @@ func TestHistogramWithoutValues(t *testing.T) {
 		t.Errorf("bucket %d of %d", got, histogramBuckets)
 	}
 }
+
+func TestMemTotal(t *testing.T) {
+	for text, want := range map[string]int64{
+		"MemTotal:       24683848 kB\nMemFree: 1 kB\n": 24683848 << 10, "MemFree: 1 kB\n": 0, "": 0, "MemTotal: x kB": 0,
+	} {
+		if got := memTotal([]byte(text)); got != want {
+			t.Errorf("memTotal(%q) = %d, want %d", text, got, want)
+		}
+	}
+}
