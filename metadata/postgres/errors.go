@@ -21,8 +21,11 @@ const (
 	codeDeadlock             = "40P01"
 	codeLockNotAvailable     = "55P03"
 	codeCannotConnectNow     = "57P03"
-	codeUndefinedTable       = "42P01"
+	codeTooManyConnections   = "53300"
+	codeAdminShutdown        = "57P01"
+	codeCrashShutdown        = "57P02"
 	codeCondemned            = "SK001" // raised by skein_condemned
+	codeFenced               = "SK002" // raised by skein_require
 )
 
 // sqlstate gives the code of a server's error, or "".
@@ -65,6 +68,8 @@ func unavailable(err error) error {
 		return err
 	case sqlstate(err) == codeCondemned:
 		return fmt.Errorf("%w: %w", metadata.ErrCondemned, err)
+	case sqlstate(err) == codeFenced:
+		return fmt.Errorf("%w: %w", metadata.ErrFenced, err)
 	}
 	return fmt.Errorf("%w: %w", metadata.ErrUnavailable, err)
 }
@@ -93,14 +98,14 @@ func explain(err error, config *pgx.ConnConfig) error {
 	return fmt.Errorf("%w: postgres at %s cannot be reached: %w", metadata.ErrUnavailable, where, err)
 }
 
-// reachable says whether an error of connecting may go away by waiting.
+// mayPass says whether an error of connecting may go away by waiting.
 func mayPass(err error) bool {
 	var settings *SettingError
 	if errors.As(err, &settings) {
 		return settings.mayPass
 	}
-	switch code := sqlstate(err); code {
-	case "", codeCannotConnectNow, "53300", "57P01", "57P02":
+	switch sqlstate(err) {
+	case "", codeCannotConnectNow, codeTooManyConnections, codeAdminShutdown, codeCrashShutdown:
 		return true
 	}
 	return false
