@@ -170,7 +170,7 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 	}
 	if d.stale {
 		// Whoever validates again must not do it against the same catalogue, even if the wake-up was lost.
-		c.store.catStale.Store(true)
+		c.store.catalogueMoved()
 	}
 	c.results, c.rows = results, d.save.Rows
 	return &d.save, nil

@@ -28,7 +28,7 @@ func (s *Store) Forget() {
 	}
 	s.ages.clear()
 	s.catalogue.Store(nil)
-	s.catStale.Store(true)
+	s.catalogueMoved()
 	s.events.add(Event{All: true})
 }
 

@@ -63,7 +63,9 @@ type Store struct {
 
 	refresh   coalescer[BlockID]
 	catalogue atomic.Pointer[Catalogue]
-	catStale  atomic.Bool
+	// The catalogue is stale while what it has is older than what is wanted: both count what is known to have moved it.
+	catWanted atomic.Int64
+	catHas    atomic.Int64
 	reload    coalescer[struct{}]
 
 	events      eventQueue
@@ -99,7 +101,7 @@ func NewStore(opts Options) *Store {
 	}
 	s.refresh = coalescer[BlockID]{call: s.loadBlocks, timeout: loadTimeout}
 	s.reload = coalescer[struct{}]{call: s.loadCatalogue, timeout: loadTimeout}
-	s.catStale.Store(true)
+	s.catalogueMoved()
 	if w, ok := opts.Driver.(IncarnationWatcher); ok {
 		w.OnIncarnation(s.Forget)
 	}
@@ -245,7 +247,7 @@ func (s *Store) runEvents(ctx context.Context) error {
 			e := s.events.take()
 			wanted = s.moved(e)
 			if c := s.catalogue.Load(); e.All || c == nil || e.Catalogue > c.Version {
-				s.catStale.Store(true)
+				s.catalogueMoved()
 				s.tryReload(ctx)
 			}
 		case <-poll.C:
@@ -264,7 +266,6 @@ func (s *Store) runEvents(ctx context.Context) error {
 
 func (s *Store) tryReload(ctx context.Context) {
 	if err := s.reload.do(ctx, struct{}{}); err != nil && ctx.Err() == nil {
-		s.catStale.Store(true)
 		s.log.Warn("catalogue not refreshed", "error", err)
 	}
 }

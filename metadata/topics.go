@@ -14,7 +14,8 @@ func CanonicalName(name string) string { return strings.ReplaceAll(name, ".", "_
 
 // Catalogue gives all topics: the cached catalogue unless it is known to be stale.
 func (s *Store) Catalogue(ctx context.Context) (*Catalogue, error) {
-	if c := s.catalogue.Load(); c != nil && !s.catStale.Load() {
+	has := s.catHas.Load() // before the catalogue: it may only be newer
+	if c := s.catalogue.Load(); c != nil && has >= s.catWanted.Load() {
 		return c, nil
 	}
 	return s.RefreshCatalogue(ctx)
@@ -22,29 +23,42 @@ func (s *Store) Catalogue(ctx context.Context) (*Catalogue, error) {
 
 // RefreshCatalogue asks the database: the answer is at least as new as the call.
 func (s *Store) RefreshCatalogue(ctx context.Context) (*Catalogue, error) {
-	if err := s.reload.do(ctx, struct{}{}); err != nil {
-		return nil, err
+	for range maxLoadTries {
+		if err := s.reload.do(ctx, struct{}{}); err != nil {
+			return nil, err
+		}
+		if c := s.catalogue.Load(); c != nil {
+			return c, nil
+		}
 	}
-	return s.catalogue.Load(), nil
+	return nil, fmt.Errorf("%w: the catalogue is forgotten as fast as it is loaded", ErrUnavailable)
 }
 
+// catalogueMoved says that the catalogue in memory is older than the database's: nobody is given it any more.
+func (s *Store) catalogueMoved() { s.catWanted.Add(1) }
+
 func (s *Store) loadCatalogue(ctx context.Context, _ []struct{}) error {
-	old := s.catalogue.Load()
-	since := CatalogueVersion(-1)
-	if old != nil {
-		since = old.Version
+	for {
+		wanted := s.catWanted.Load()
+		old := s.catalogue.Load()
+		since := CatalogueVersion(-1)
+		if old != nil {
+			since = old.Version
+		}
+		loaded, err := s.driver.LoadTopics(ctx, since)
+		if err != nil {
+			return fmt.Errorf("load topics: %w", err)
+		}
+		next := old
+		if old == nil || loaded.Full || loaded.Version != old.Version {
+			next = old.with(loaded)
+		}
+		if s.catalogue.CompareAndSwap(old, next) {
+			s.catHas.Store(wanted)
+			return nil
+		}
+		// Another history of the database came in between (Forget).
 	}
-	s.catStale.Store(false) // before the load: a wake-up during it marks it again
-	loaded, err := s.driver.LoadTopics(ctx, since)
-	if err != nil {
-		s.catStale.Store(true)
-		return fmt.Errorf("load topics: %w", err)
-	}
-	if old != nil && !loaded.Full && loaded.Version == old.Version {
-		return nil
-	}
-	s.catalogue.Store(old.with(loaded))
-	return nil
 }
 
 // with gives the catalogue after what was loaded; c may be nil.
@@ -94,7 +108,7 @@ func (s *Store) change(ctx context.Context, load CatalogueLoad, decide func(*Cat
 		return save, nil
 	})
 	if err != nil {
-		s.catStale.Store(true)
+		s.catalogueMoved()
 		if errors.Is(err, ErrUnknownOutcome) {
 			s.moved(Event{All: true})
 		}
@@ -104,7 +118,7 @@ func (s *Store) change(ctx context.Context, load CatalogueLoad, decide func(*Cat
 		return nil
 	}
 	if version > 0 {
-		s.catStale.Store(true)
+		s.catalogueMoved()
 	}
 	e := Event{Catalogue: version, Changed: changed}
 	s.moved(e)      // this Store's readers see it even without Run,
