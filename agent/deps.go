@@ -36,6 +36,7 @@ type Store interface {
 	ProducerIDs
 	Clock
 	Reads
+	Admin
 }
 
 var _ Store = (*metadata.Store)(nil)

@@ -1,24 +1,15 @@
 package agent
 
 import (
-	"math"
-	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/skeinio/skein/internal/record"
 	"github.com/skeinio/skein/metadata"
+	"github.com/skeinio/skein/metadata/topicconf"
 )
 
-// Kafka's defaults of the topic configs that Produce obeys.
-const (
-	defaultMaxMessageBytes    = 1048588
-	defaultTimestampAfterMax  = 3600000       // milliseconds
-	defaultTimestampBeforeMax = math.MaxInt64 // milliseconds
-	minCachedProduceConfigs   = 1024          // topics
-	compressionProducer       = "producer"    // keep what the producer chose
-	logAppendTimeType         = "LogAppendTime"
-)
+// minCachedProduceConfigs is for how many topics configs are kept at least.
+const minCachedProduceConfigs = 1024
 
 // produceConfig is what a topic's configs say about writing to it.
 type produceConfig struct {
@@ -32,29 +23,20 @@ type produceConfig struct {
 	level           int
 }
 
-// parseProduceConfig reads configs that were validated when they were set; what does not parse takes its default.
+// parseProduceConfig reads configs that were validated when they were set.
 func parseProduceConfig(configs map[string]string) produceConfig {
-	number := func(name string, otherwise int64) int64 {
-		if n, err := strconv.ParseInt(configs[name], 10, 64); err == nil {
-			return n
-		}
-		return otherwise
-	}
+	v := topicconf.All().Values(configs)
 	c := produceConfig{
-		maxMessageBytes: int(number("max.message.bytes", defaultMaxMessageBytes)),
-		logAppendTime:   configs["message.timestamp.type"] == logAppendTimeType,
-		beforeMax:       number("message.timestamp.before.max.ms", defaultTimestampBeforeMax),
-		afterMax:        number("message.timestamp.after.max.ms", defaultTimestampAfterMax),
-		level:           record.DefaultLevel,
+		maxMessageBytes: v.MaxMessageBytes,
+		logAppendTime:   v.LogAppendTime,
+		beforeMax:       int64(v.TimestampBeforeMax),
+		afterMax:        int64(v.TimestampAfterMax),
+		compacted:       v.Compact,
+		level:           v.CompressionLevel,
 	}
-	for policy := range strings.SplitSeq(configs["cleanup.policy"], ",") {
-		c.compacted = c.compacted || strings.TrimSpace(policy) == "compact"
-	}
-	if name := configs["compression.type"]; name != "" && name != compressionProducer {
-		if codec, err := record.ParseCodec(name); err == nil {
-			c.recompress, c.codec = true, codec
-			c.level = int(number("compression."+name+".level", record.DefaultLevel))
-		}
+	if v.Compression != topicconf.CompressionProducer {
+		codec, err := record.ParseCodec(v.Compression)
+		c.recompress, c.codec = err == nil, codec
 	}
 	return c
 }

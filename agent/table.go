@@ -52,6 +52,7 @@ func (s *Server) apis() []api {
 		{key: 23, name: "OffsetForLeaderEpoch", min: 2, max: 4, handle: s.offsetForLeaderEpoch, note: "The leader epoch is 0 for " +
 			"ever; epoch 0 ends at the high watermark."},
 	}
+	table = append(table, s.adminAPIs()...)
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })
 	return table
 }

@@ -173,15 +173,29 @@ func unique(items []string) []string {
 	return out
 }
 
-// Append gives the list after KIP-339's APPEND: items that it has already are not added.
-func Append(list, items string) string {
-	return strings.Join(unique(append(SplitList(list), SplitList(items)...)), ",")
+// Append does KIP-339's APPEND on configs: items that the list has already are not added.
+func (s Set) Append(configs map[string]string, name, items string) error {
+	if s[name].Type != List {
+		return notAList("APPEND", name)
+	}
+	list := append(SplitList(s.Get(configs, name)), SplitList(items)...)
+	configs[name] = strings.Join(unique(list), ",")
+	return nil
 }
 
-// Subtract gives the list after KIP-339's SUBTRACT.
-func Subtract(list, items string) string {
+// Subtract does KIP-339's SUBTRACT on configs.
+func (s Set) Subtract(configs map[string]string, name, items string) error {
+	if s[name].Type != List {
+		return notAList("SUBTRACT", name)
+	}
 	without := SplitList(items)
-	return strings.Join(slices.DeleteFunc(SplitList(list), func(item string) bool {
+	configs[name] = strings.Join(slices.DeleteFunc(SplitList(s.Get(configs, name)), func(item string) bool {
 		return slices.Contains(without, item)
 	}), ",")
+	return nil
+}
+
+// notAList is in Kafka's words, SUBTRACT to included.
+func notAList(verb, name string) error {
+	return invalid("Can't %s to key %s because its type is not LIST.", verb, name)
 }

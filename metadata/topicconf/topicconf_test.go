@@ -147,17 +147,36 @@ func TestValues(t *testing.T) {
 }
 
 func TestLists(t *testing.T) {
-	for _, c := range []struct{ got, want string }{
-		{Append("delete", "compact"), "delete,compact"},
-		{Append("delete", "delete, compact"), "delete,compact"},
-		{Append("", "0:7,0:7"), "0:7"},
-		{Append("delete", ""), "delete"},
-		{Subtract("delete,compact", "delete"), "compact"},
-		{Subtract("delete", "delete"), ""},
-		{Subtract("delete", "compact"), "delete"},
+	all := All()
+	for _, c := range []struct {
+		do                      func(configs map[string]string, name, items string) error
+		name, set, items, wants string
+	}{
+		{all.Append, "cleanup.policy", "delete", "compact", "delete,compact"},
+		{all.Append, "cleanup.policy", "", "compact", "delete,compact"}, // to the default
+		{all.Append, "cleanup.policy", "delete", "delete, compact", "delete,compact"},
+		{all.Append, "leader.replication.throttled.replicas", "", "0:7,0:7", "0:7"},
+		{all.Append, "cleanup.policy", "delete", "", "delete"},
+		{all.Subtract, "cleanup.policy", "delete,compact", "delete", "compact"},
+		{all.Subtract, "cleanup.policy", "", "delete", ""},
+		{all.Subtract, "cleanup.policy", "delete", "compact", "delete"},
 	} {
-		if c.got != c.want {
-			t.Errorf("got %q, want %q", c.got, c.want)
+		configs := map[string]string{}
+		if c.set != "" {
+			configs[c.name] = c.set
+		}
+		if err := c.do(configs, c.name, c.items); err != nil || configs[c.name] != c.wants {
+			t.Errorf("%q and %q: got %q, %v; want %q", c.set, c.items, configs[c.name], err, c.wants)
+		}
+	}
+	for _, name := range []string{"retention.ms", "foo"} {
+		configs := map[string]string{}
+		err := all.Subtract(configs, name, "x")
+		if want := "Can't SUBTRACT to key " + name + " because its type is not LIST."; !errors.Is(err, ErrInvalid) || err.Error() != want {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if err := all.Append(configs, name, "x"); !errors.Is(err, ErrInvalid) || len(configs) > 0 {
+			t.Errorf("%s: got %v, configs %v", name, err, configs)
 		}
 	}
 }
