@@ -153,7 +153,7 @@ func writeOptions() []option {
 		{name: "uploads", kind: kindCount, byDef: "8", scope: inServers, minimum: 1, maximum: maxUploads,
 			help: "segments uploaded at a time"},
 		{name: "hedge", kind: kindSwitch, byDef: "true", scope: inServers,
-			help: "upload again, under a second key, what takes longer than most uploads do"},
+			help: "upload again, under a second key, what takes longer than most uploads do; not built yet: nothing is hedged"},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,7 +31,6 @@ type serverConfig struct {
 	cacheBytes   int64
 	http         string // address
 	drainTimeout time.Duration
-	roles        []string
 	warnings     []string // to be logged once
 }
 
@@ -109,6 +109,11 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
+	if s.on("hedge") && s.byName["hedge"].source != fromDefault {
+		cfg.warnings = append(cfg.warnings, "hedge is on, but not built yet: no upload is hedged")
+	}
+	// Who relies on retention must hear that it is not there.
+	cfg.warnings = append(cfg.warnings, "the compactor is not built yet: segments are neither merged nor deleted, and retention is not applied")
 	if x, limit := s.size("max-request-bytes"), s.size("produce-buffer-bytes"); x > limit {
 		return nil, fmt.Errorf("max-request-bytes (%s) is above produce-buffer-bytes (%s): such a request could never be read",
 			formatSize(x), formatSize(limit))
@@ -186,7 +191,6 @@ func agentPlaces(s *settings, cfg *serverConfig) error {
 	if u.Scheme == objstore.SchemeMemory {
 		cfg.warnings = append(cfg.warnings, "the bucket is in memory: its records are gone, and lost to the database, when the process ends")
 	}
-	cfg.roles = s.names("roles")
 	return nil
 }
 
@@ -225,7 +229,10 @@ func parseDatabaseURL(raw string) (databaseURL, error) {
 		return databaseURL{}, fmt.Errorf("%q has no scheme; want postgres://user@host:port/db, sqlite:///abs/path.db or sqlite:rel/path.db", raw)
 	case scheme == "postgres" || scheme == "postgresql":
 		if !strings.HasPrefix(rest, "//") {
-			return databaseURL{}, fmt.Errorf("want postgres://user@host:port/db")
+			return databaseURL{}, errors.New("want postgres://user@host:port/db")
+		}
+		if _, err := url.Parse(raw); err != nil {
+			return databaseURL{}, errors.New("does not parse as a URL; want postgres://user@host:port/db") // err would show the password
 		}
 		return databaseURL{kind: databasePostgres, raw: raw}, nil
 	case scheme == "sqlite":

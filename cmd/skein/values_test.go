@@ -65,7 +65,7 @@ func TestParseDatabaseURL(t *testing.T) {
 			t.Errorf("parseDatabaseURL(%q) = %s, %v; want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "x.db", "sqlite:", "sqlite://host/x.db", "sqlite:///dir/", "sqlite:x.db?mode=memory", "sqlite::memory:", "mysql://h/d", "postgres:h"} {
+	for _, text := range []string{"", "x.db", "sqlite:", "sqlite://host/x.db", "sqlite:///dir/", "sqlite:x.db?mode=memory", "sqlite::memory:", "mysql://h/d", "postgres:h", "postgres://u:p@h:port/d"} {
 		if got, err := parseDatabaseURL(text); err == nil {
 			t.Errorf("parseDatabaseURL(%q) = %v, want an error", text, got)
 		}
