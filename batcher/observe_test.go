@@ -100,8 +100,8 @@ func TestCompression(t *testing.T) {
 				t.Errorf("run: %v", err)
 			}
 		}()
-		loose := makeBatch(t, partition(1, 0), metadata.NoProducer, -1, -1, 1, 4000)
-		packed := makeBatch(t, partition(1, 1), metadata.NoProducer, -1, -1, 2, 4000)
+		loose := makeBatch(t, partition(1, 0), metadata.NoProducer, -1, -1, 1, 6000)
+		packed := makeBatch(t, partition(1, 1), metadata.NoProducer, -1, -1, 2, 6000)
 		packed.Uncompressed = false
 		want := [][]byte{slices.Clone(loose.Data), slices.Clone(packed.Data)}
 		for _, res := range r.submit(1, 30*second, loose, packed).wait() {

@@ -20,6 +20,9 @@ const (
 	CompressionNone
 	// CompressionZstd compresses whatever gets smaller by it.
 	CompressionZstd
+	// CompressionBetter is CompressionAuto with more effort: for what is written once and read for years. It is not one
+	// of the names that ParseCompression takes.
+	CompressionBetter
 )
 
 var compressionNames = [...]string{"auto", "none", "zstd"}
@@ -119,7 +122,7 @@ func worthTrying(parts [][]byte, raw int64, mode Compression) bool {
 	out := getBuffer()
 	defer putBuffer(out)
 	var err error
-	if out.b, err = encodeZstd(out.b[:0], in); err != nil {
+	if out.b, err = encodeZstd(out.b[:0], in, CompressionAuto); err != nil {
 		return false // compressParts would say why; storing is always right
 	}
 	return pays(int64(len(out.b)), int64(len(in)), mode)
@@ -178,7 +181,7 @@ func compressParts(parts [][]byte, raw int64, mode Compression) ([]byte, error) 
 	out := getBuffer()
 	defer putBuffer(out)
 	var err error
-	if out.b, err = encodeZstd(out.b[:0], in); err != nil {
+	if out.b, err = encodeZstd(out.b[:0], in, mode); err != nil {
 		return nil, err
 	}
 	if !pays(int64(len(out.b)), raw, mode) {
@@ -192,6 +195,7 @@ func compressParts(parts [][]byte, raw int64, mode Compression) ([]byte, error) 
 // zstd coder of concurrency 1 without a stream starts no goroutine.
 var (
 	encoders sync.Pool // *zstd.Encoder
+	better   sync.Pool // *zstd.Encoder, for CompressionBetter
 	decoders sync.Pool // *zstd.Decoder
 	buffers  sync.Pool // *buffer
 )
@@ -211,18 +215,22 @@ func putBuffer(b *buffer) {
 	}
 }
 
-func encodeZstd(dst, src []byte) ([]byte, error) {
-	e, ok := encoders.Get().(*zstd.Encoder)
+func encodeZstd(dst, src []byte, mode Compression) ([]byte, error) {
+	pool, level := &encoders, zstd.SpeedFastest
+	if mode == CompressionBetter {
+		pool, level = &better, zstd.SpeedBetterCompression
+	}
+	e, ok := pool.Get().(*zstd.Encoder)
 	if !ok {
 		var err error
 		// No checksum in the frame: the extent has one.
-		e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
 			zstd.WithWindowSize(encoderWindowBytes), zstd.WithEncoderCRC(false))
 		if err != nil {
 			return nil, fmt.Errorf("zstd encoder: %w", err)
 		}
 	}
-	defer encoders.Put(e)
+	defer pool.Put(e)
 	return e.EncodeAll(src, dst), nil
 }
 

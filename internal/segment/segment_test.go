@@ -308,10 +308,10 @@ func TestEncodePolicy(t *testing.T) {
 		{"random, always", random, CompressionZstd, true, CodecStored},
 		{"random at its start only", randomFirst, CompressionAuto, true, CodecZstd},
 		{"half", half, CompressionAuto, true, CodecZstd},
-		{"small text", text[:2000], CompressionAuto, true, CodecZstd},
-		{"tiny text", text[:500], CompressionAuto, true, CodecStored},
+		{"small text", text[:5000], CompressionAuto, true, CodecZstd},
+		{"tiny text", text[:4000], CompressionAuto, true, CodecStored},
 		{"tiny text, always", text[:500], CompressionZstd, true, CodecZstd},
-		{"small random", random[:2000], CompressionAuto, true, CodecStored},
+		{"small random", random[:5000], CompressionAuto, true, CodecStored},
 		{"at the sample's size", text[:sampleBytes], CompressionAuto, true, CodecZstd},
 		{"just above it", text[:sampleBytes+1], CompressionAuto, true, CodecZstd},
 	}
