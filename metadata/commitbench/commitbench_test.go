@@ -1,0 +1,41 @@
+package commitbench_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/skeinio/skein/metadata"
+	"github.com/skeinio/skein/metadata/commitbench"
+	"github.com/skeinio/skein/metadata/sqlite"
+)
+
+func TestRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metadata.db")
+	open := func(ctx context.Context) (metadata.Driver, error) { return sqlite.Open(ctx, path, sqlite.Options{}) }
+	opts := commitbench.Options{Partitions: 70, Producers: 3, Duration: 200 * time.Millisecond, Rate: 50}
+	r, err := commitbench.Run(t.Context(), open, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Commits < 1 || r.Commits > 12 || r.P50Millis <= 0 || r.P99Millis < r.P50Millis {
+		t.Errorf("%+v", r)
+	}
+	if got := r.PartitionCommitsPerSecond / r.CommitsPerSecond; got < 69.9 || got > 70.1 {
+		t.Errorf("%g partitions in a commit: %+v", got, r)
+	}
+	d, err := open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	left, err := d.LoadTopics(t.Context(), -1)
+	if err != nil || len(left.Topics) != 0 {
+		t.Errorf("topics left: %+v, %v", left, err)
+	}
+	opts.Partitions = metadata.MaxPartitionsPerTopic + 1
+	if _, err := commitbench.Run(t.Context(), open, opts); err == nil {
+		t.Error("too many partitions were accepted")
+	}
+}
