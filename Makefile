@@ -45,5 +45,11 @@ interop: build ## other people's clients: kcat and Kafka's own tools
 	@scripts/tools.sh kcat
 	@scripts/interop.sh
 
+up: build ## Postgres, MinIO, three agents and HAProxy on loopback: 127.0.0.1:19092; TOPOLOGY=direct: 19093-19095
+	@TOPOLOGY=$(TOPOLOGY) scripts/up.sh
+
+down: ## stop what `make up` started; CLEAN=1 removes its state
+	@CLEAN=$(CLEAN) scripts/down.sh
+
 clean: ## remove what was built
 	rm -f skein

@@ -30,9 +30,11 @@ const (
 type Options struct {
 	Listen string // host:port; port 0 takes a free one
 	// Ready says why the agent is not ready, or nil. It must not block.
-	Ready   func() error
-	Metrics prometheus.Gatherer
-	Logger  *slog.Logger // nil: discard
+	Ready func() error
+	// Draining is the reason of Ready's that means draining; nil: none does.
+	Draining error
+	Metrics  prometheus.Gatherer
+	Logger   *slog.Logger // nil: discard
 }
 
 // Server serves the admin endpoints: /live, /ready, /metrics and /debug/pprof/.
@@ -110,9 +112,16 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+// ready answers 503 with the reason while the agent is not ready. With ?draining=404 it answers 404 while it drains: load
+// balancers that cut connections to a server that is down can be told to leave those to one that is not found (HAProxy's
+// http-check disable-on-404).
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if err := s.opts.Ready(); err != nil {
-		answer(w, http.StatusServiceUnavailable, err.Error())
+		status := http.StatusServiceUnavailable
+		if s.opts.Draining != nil && errors.Is(err, s.opts.Draining) && r.URL.Query().Get("draining") == "404" {
+			status = http.StatusNotFound
+		}
+		answer(w, status, err.Error())
 		return
 	}
 	answer(w, http.StatusOK, "ready")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,30 @@ func get(t *testing.T, url string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// TestReadyWhileDraining: only who asks for it is told 404, and only of draining.
+func TestReadyWhileDraining(t *testing.T) {
+	draining := errors.New("draining")
+	var reason error
+	s := New(Options{Metrics: prometheus.NewRegistry(), Draining: draining, Ready: func() error { return reason }})
+	for _, tt := range []struct {
+		reason error
+		path   string
+		want   int
+	}{
+		{draining, "/ready", http.StatusServiceUnavailable},
+		{draining, "/ready?draining=404", http.StatusNotFound},
+		{errors.New("waiting"), "/ready?draining=404", http.StatusServiceUnavailable},
+		{nil, "/ready?draining=404", http.StatusOK},
+	} {
+		reason = tt.reason
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, tt.path, nil))
+		if w.Code != tt.want {
+			t.Errorf("%s, not ready because %v: %d, want %d", tt.path, tt.reason, w.Code, tt.want)
+		}
+	}
 }
 
 func TestEndpoints(t *testing.T) {

@@ -28,7 +28,7 @@ func serve(ctx context.Context, p *process, cfg *serverConfig, log *slog.Logger)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	ready := &readiness{}
-	web := admin.New(admin.Options{Listen: cfg.http, Ready: ready.why, Metrics: registry, Logger: log})
+	web := admin.New(admin.Options{Listen: cfg.http, Ready: ready.why, Draining: agent.ErrDraining, Metrics: registry, Logger: log})
 	if err := web.Listen(ctx); err != nil {
 		return err
 	}

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The docker-compose topology as local processes on loopback: Postgres, MinIO, three agents, HAProxy. Safe to run twice.
+#   up.sh                 start what does not run, return when all are ready
+#   up.sh start NAME …    start these (agent-1 … agent-4, postgres, minio, haproxy) and wait until they are ready
+# TOPOLOGY=virtual (default): clients are told 127.0.0.1:19092, the load balancer. TOPOLOGY=direct: every agent is a
+# broker, 127.0.0.1:19093 to 19095, in two zones. AGENT_FLAGS are more flags for the agents, BIN is the binary.
+# State, logs and pid files are under .skein-up/, and metadata.url, bucket.url, env (the bucket's credential).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/up-lib.sh
+
+if [ "${1:-}" = start ]; then
+  shift
+  for name in "$@"; do start "$name"; done
+  exit 0
+fi
+running=$(cat "$state/topology" 2>/dev/null || true)
+if [ -n "$running" ] && [ "$running" != "$topology" ] && alive agent-1; then
+  echo "up.sh: it runs with TOPOLOGY=$running; make down first" >&2
+  exit 1
+fi
+scripts/tools.sh postgres minio haproxy
+mkdir -p "$state"
+echo "$topology" >"$state/topology"
+for name in postgres minio; do start "$name"; done
+# One after the other: the first migrates the schema and makes the bucket.
+for n in 1 2 3; do start "agent-$n"; done
+start haproxy
+case $topology in
+  virtual) echo "ready: bootstrap 127.0.0.1:$lb_port" ;;
+  direct) echo "ready: bootstrap 127.0.0.1:19093,127.0.0.1:19094,127.0.0.1:19095" ;;
+esac
+echo "state, logs and pid files: $state; stop with: make down"
