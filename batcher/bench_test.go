@@ -23,7 +23,7 @@ func (nullBucket) Put(context.Context, string, objstore.Payload, objstore.PutOpt
 	return nil
 }
 
-type nullStore struct{ next atomic.Int64 }
+type nullStore struct{}
 
 func (*nullStore) Now(context.Context) (metadata.Millis, error) { return 1, nil }
 func (*nullStore) InlineResident() int64                        { return 0 }

@@ -44,7 +44,7 @@ func ParseURL(raw string) (URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		// url.Error quotes the input, which may hold a secret.
-		return URL{}, fmt.Errorf("bucket URL does not parse; want s3://…, minio://…, file:… or mem:")
+		return URL{}, fmt.Errorf("bucket URL does not parse; want one that begins with s3://, minio://, file: or mem: only")
 	}
 	if u.User != nil {
 		return URL{}, fmt.Errorf("bucket URL %s: credentials do not belong into the URL, set them in the environment", bare(u))
@@ -61,7 +61,7 @@ func ParseURL(raw string) (URL, error) {
 		return parseFile(u)
 	case SchemeMemory:
 		if u.Opaque != "" || u.Host != "" || u.Path != "" || u.RawQuery != "" {
-			return URL{}, fmt.Errorf("bucket URL %s: want just mem:", bare(u))
+			return URL{}, fmt.Errorf("bucket URL %s: want mem: and nothing behind it", bare(u))
 		}
 		return URL{Scheme: SchemeMemory}, nil
 	case "":

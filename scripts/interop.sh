@@ -86,6 +86,9 @@ $kafka configs --bootstrap-server "$bootstrap" --alter --entity-type topics --en
 check "kafka-configs: delete" "0" \
   "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type topics --entity-name "$t-a" |
     grep -c 'retention.ms' || true)"
+check "kafka-configs: a value that is out of bounds is refused" "1" \
+  "$($kafka configs --bootstrap-server "$bootstrap" --alter --entity-type topics --entity-name "$t-a" \
+    --add-config retention.ms=-2 2>&1 | grep -c 'Caused by.*retention.ms: Value must be at least -1' || true)"
 check "kafka-configs: a broker's" "1" \
   "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type brokers --all 2>/dev/null |
     grep -c 'message.max.bytes=' || true)"
@@ -93,14 +96,29 @@ check "kafka-configs: a broker's" "1" \
 $kafka topics --bootstrap-server "$bootstrap" --alter --topic "$t-b" --partitions 3
 check "kafka-topics --alter --partitions" "3" \
   "$($kafka topics --bootstrap-server "$bootstrap" --describe --topic "$t-b" | grep -c 'Leader:')"
+check "kafka-topics: fewer partitions are refused" "1" \
+  "$($kafka topics --bootstrap-server "$bootstrap" --alter --topic "$t-b" --partitions 2 2>&1 |
+    grep -c 'currently has 3 partition(s); 2 would not be an increase' || true)"
+check "kafka-topics: a topic that exists is refused" "1" \
+  "$($kafka topics --bootstrap-server "$bootstrap" --create --topic "$t-b" 2>&1 |
+    grep -c "Error.*Topic '$t-b' already exists" || true)"
 
 echo "{\"partitions\":[{\"topic\":\"$t-b\",\"partition\":0,\"offset\":10}],\"version\":1}" >"$work/delete.json"
 $kafka delete-records --bootstrap-server "$bootstrap" --offset-json-file "$work/delete.json" >/dev/null
 check "kafka-delete-records" "$t-b:0:10" \
   "$($kafka get-offsets --bootstrap-server "$bootstrap" --topic "$t-b" --partitions 0 --time earliest)"
-check "kafka-log-dirs" "1" \
-  "$($kafka log-dirs --bootstrap-server "$bootstrap" --describe --topic-list "$t-b" | grep -c '"logDirs"')"
+check "kafka-delete-records: beyond the end" "1" \
+  "$(sed -i 's/:10}/:99999999}/' "$work/delete.json"
+    $kafka delete-records --bootstrap-server "$bootstrap" --offset-json-file "$work/delete.json" 2>&1 |
+    grep -c 'OffsetOutOfRange' || true)"
+check "kafka-log-dirs: what was produced has a size" "1" \
+  "$($kafka log-dirs --bootstrap-server "$bootstrap" --describe --topic-list "$t-b" |
+    grep -cE '"partition":"'"$t-b"'-0","size":[1-9][0-9]+,"offsetLag":0')"
+check "kafka-broker-api-versions" "1" \
+  "$($kafka api-versions --bootstrap-server "$bootstrap" | grep -c 'CreateTopics(19): 2 to 7 \[usable: 7\]')"
 check "kafka-cluster cluster-id" "1" "$($kafka cluster cluster-id --bootstrap-server "$bootstrap" | grep -c 'Cluster ID: ')"
+check "kafka-cluster list-endpoints" "1" \
+  "$($kafka cluster list-endpoints --bootstrap-server "$bootstrap" | grep -cE '127.0.0.1 +[0-9]+ .* broker')"
 
 $kafka topics --bootstrap-server "$bootstrap" --delete --topic "$t-b"
 check "kafka-topics --delete" "0" "$($kafka topics --bootstrap-server "$bootstrap" --list | grep -cx "$t-b" || true)"
