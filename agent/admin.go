@@ -34,6 +34,11 @@ const (
 
 	// maxPartitionsPerRequest bounds the partitions that one request creates.
 	maxPartitionsPerRequest = metadata.MaxPartitionsPerTopic
+	// maxTopicsPerRequest bounds the topics that one request creates, deletes or alters.
+	maxTopicsPerRequest = 10_000
+	// maxDescribedConfigs bounds the configs in one DescribeConfigs response: a request of six bytes for each resource must
+	// not ask for gigabytes.
+	maxDescribedConfigs = 400_000
 )
 
 func adminTimeout(millis int32) time.Duration {
@@ -73,6 +78,14 @@ func (f *refusal) fail(r *request) (code int16, text *string) {
 }
 
 // Refusals that several APIs share.
+func tooManyTopics() *refusal {
+	return refusef(codePolicyViolation, "Excessively large number of topics per request: the limit is %d.", maxTopicsPerRequest)
+}
+
+func tooManyPartitions() *refusal {
+	return refusef(codePolicyViolation, "Excessively large number of partitions per request.")
+}
+
 func duplicateTopic() *refusal { return refusef(codeInvalidRequest, "Duplicate topic name.") }
 
 func unknownTopic() *refusal {
@@ -154,7 +167,7 @@ func (s *Server) adminAPIs() []api {
 	const placement = "Manual assignments are checked and not followed: every agent serves every partition."
 	return []api{
 		{key: 19, name: "CreateTopics", min: 2, max: 7, handle: s.createTopics, note: placement + " Any replication factor is " +
-			"taken and stored for display; at most 100,000 partitions a request."},
+			"taken and stored for display; at most 100,000 partitions and 10,000 topics a request."},
 		{key: 20, name: "DeleteTopics", min: 1, max: 6, handle: s.deleteTopics},
 		{key: 21, name: "DeleteRecords", min: 0, max: 2, handle: s.deleteRecords},
 		{key: 32, name: "DescribeConfigs", min: 1, max: 4, handle: s.describeConfigs, note: "Topics and this agent. Broker " +

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/metadata/sqlite"
+	"github.com/skeinio/skein/metadata/topicconf"
 )
 
 // The codes and texts that the tests of the admin APIs expect are those that Apache Kafka 4.2.0 gave to the same requests,
@@ -230,5 +232,68 @@ func TestAdminIsSeenByOtherAgents(t *testing.T) {
 	}
 	if got := names(); !slices.Equal(got, []string{"new", "seen"}) {
 		t.Errorf("topics on the other agent: %q", got)
+	}
+}
+
+// countedStore counts what the database is asked for.
+type countedStore struct {
+	Store
+	refreshes atomic.Int64
+}
+
+func (c *countedStore) RefreshCatalogue(ctx context.Context) (*metadata.Catalogue, error) {
+	c.refreshes.Add(1)
+	return c.Store.RefreshCatalogue(ctx)
+}
+
+// TestAdminBoundsARequest: what a small request can ask for is bounded, and one request reads the catalogue once.
+func TestAdminBoundsARequest(t *testing.T) {
+	var counted *countedStore
+	ts := newTestServer(t, func(_ *Config, d *Deps) {
+		counted = &countedStore{Store: d.Store}
+		d.Store = counted
+	})
+	ts.createTopic("t", 1, nil)
+	conn := ts.dial()
+	name := func(i int) string { return fmt.Sprintf("n%d", i) }
+	create, del := kmsg.NewPtrCreateTopicsRequest(), kmsg.NewPtrDeleteTopicsRequest()
+	create.ValidateOnly = true
+	alter := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	for i := range maxTopicsPerRequest + 1 {
+		create.Topics = append(create.Topics, newTopicRequest(name(i), 1, 1))
+		del.Topics = append(del.Topics, deletionRequest(ptr(name(i)), metadata.TopicID{}))
+		alter.Resources = append(alter.Resources, incrementalRequest(name(i)).Resources...)
+	}
+	for _, x := range ask[*kmsg.CreateTopicsResponse](conn, create, 7).Topics {
+		if x.ErrorCode != codePolicyViolation {
+			t.Fatalf("create %s: %d", x.Topic, x.ErrorCode)
+		}
+	}
+	for _, x := range ask[*kmsg.DeleteTopicsResponse](conn, del, 6).Topics {
+		if x.ErrorCode != codePolicyViolation {
+			t.Fatalf("delete %s: %d", *x.Topic, x.ErrorCode)
+		}
+	}
+	for _, x := range ask[*kmsg.IncrementalAlterConfigsResponse](conn, alter, 1).Resources {
+		if x.ErrorCode != codePolicyViolation {
+			t.Fatalf("alter %s: %d", x.ResourceName, x.ErrorCode)
+		}
+	}
+	counted.refreshes.Store(0)
+	describe := describeRequest(kmsg.ConfigResourceTypeTopic, "t")
+	one := describe.Resources[0]
+	for range maxDescribedConfigs / len(topicconf.Defs()) {
+		describe.Resources = append(describe.Resources, one)
+	}
+	all := ask[*kmsg.DescribeConfigsResponse](conn, describe, 4).Resources
+	described := 0
+	for _, x := range all {
+		described += len(x.Configs)
+	}
+	if described > maxDescribedConfigs || all[0].ErrorCode != 0 || all[len(all)-1].ErrorCode != codePolicyViolation {
+		t.Errorf("%d configs of %d resources, the last with code %d", described, len(all), all[len(all)-1].ErrorCode)
+	}
+	if n := counted.refreshes.Load(); n != 1 {
+		t.Errorf("the catalogue was read %d times", n)
 	}
 }

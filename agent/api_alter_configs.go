@@ -65,7 +65,10 @@ func (s *Server) alter(conn context.Context, api string, alterations []alteratio
 	set := topicconf.All()
 	for i := range alterations {
 		a := &alterations[i]
-		if a.why == nil {
+		switch {
+		case len(alterations) > maxTopicsPerRequest:
+			a.why = tooManyTopics()
+		case a.why == nil:
 			a.why = s.badAlteration(a)
 		}
 		if a.why == nil {

@@ -66,7 +66,7 @@ func (s *Server) grow(
 	}
 	more := int(q.Count) - len(t.Partitions)
 	if more > *left || q.Count > metadata.MaxPartitionsPerTopic {
-		return refusef(codePolicyViolation, "Excessively large number of partitions per request.")
+		return tooManyPartitions()
 	}
 	*left -= more
 	err := s.store.CreatePartitions(ctx, q.Topic, q.Count, validateOnly)

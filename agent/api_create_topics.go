@@ -78,7 +78,10 @@ func (c *createCall) check(topics []kmsg.CreateTopicsRequestTopic) {
 	}
 	c.made = make([]*metadata.Topic, len(c.names))
 	if partitions > maxPartitionsPerRequest {
-		c.refuseRest(refusef(codePolicyViolation, "Excessively large number of partitions per request."))
+		c.refuseRest(tooManyPartitions())
+	}
+	if len(c.names) > maxTopicsPerRequest {
+		c.refuseRest(tooManyTopics())
 	}
 }
 
@@ -109,7 +112,7 @@ func (s *Server) newTopic(t *kmsg.CreateTopicsRequestTopic, configs topicconf.Se
 	case n.Partitions < 1:
 		return refusef(codeInvalidPartitions, "Number of partitions was set to an invalid non-positive value.")
 	case n.Partitions > maxPartitionsPerRequest:
-		return refusef(codePolicyViolation, "Excessively large number of partitions per request.")
+		return tooManyPartitions()
 	}
 	return nil
 }

@@ -25,6 +25,11 @@ type deletion struct {
 func (s *Server) deleteTopics(ctx context.Context, r *request) (reply, error) {
 	req := r.msg.(*kmsg.DeleteTopicsRequest)
 	deletions := asDeletions(req, r.version)
+	if len(deletions) > maxTopicsPerRequest {
+		for _, d := range deletions {
+			d.why = tooManyTopics()
+		}
+	}
 	call, cancel := context.WithTimeout(ctx, adminTimeout(req.TimeoutMillis))
 	defer cancel()
 	if err := s.delete(call, deletions); err != nil {

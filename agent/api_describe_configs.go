@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/metadata/topicconf"
 )
 
@@ -30,9 +31,11 @@ func (s *Server) describeConfigs(ctx context.Context, r *request) (reply, error)
 	call, cancel := context.WithTimeout(ctx, defaultAdminTimeout)
 	defer cancel()
 	d := configsCall{s: s, ctx: call, topics: topicconf.All()}
+	d.names = slices.Sorted(maps.Keys(d.topics))
 	resp := kmsg.NewPtrDescribeConfigsResponse()
 	resp.SetVersion(r.version)
 	resp.Resources = make([]kmsg.DescribeConfigsResponseResource, len(req.Resources))
+	left := maxDescribedConfigs
 	for i := range req.Resources {
 		q, out := &req.Resources[i], &resp.Resources[i]
 		*out = kmsg.NewDescribeConfigsResponseResource()
@@ -41,11 +44,12 @@ func (s *Server) describeConfigs(ctx context.Context, r *request) (reply, error)
 		if ctx.Err() != nil {
 			return reply{}, ctx.Err()
 		}
+		if left -= len(entries); left < 0 {
+			entries, why = nil, refusef(codePolicyViolation, "Too many configs in one response: ask for fewer resources at once.")
+		}
 		out.ErrorCode, out.ErrorMessage = why.fail(r)
 		for j := range entries {
-			if e := &entries[j]; len(q.ConfigNames) == 0 || slices.Contains(q.ConfigNames, e.name) {
-				out.Configs = append(out.Configs, e.response(req))
-			}
+			out.Configs = append(out.Configs, entries[j].response(req))
 		}
 	}
 	return reply{msg: resp}, nil
@@ -69,13 +73,22 @@ type configsCall struct {
 	s      *Server
 	ctx    context.Context
 	topics topicconf.Set
-	broker []configEntry // made when first asked for
+	names  []string // of topic configs, in order
+	// What follows is made when it is first asked for.
+	broker    []configEntry
+	catalogue *metadata.Catalogue
+	failure   *refusal // of reading the catalogue
+}
+
+// wants says whether a config is asked for; none named means all.
+func wants(q *kmsg.DescribeConfigsRequestResource, name string) bool {
+	return len(q.ConfigNames) == 0 || slices.Contains(q.ConfigNames, name)
 }
 
 func (d *configsCall) describe(q *kmsg.DescribeConfigsRequestResource) ([]configEntry, *refusal) {
 	switch q.ResourceType {
 	case kmsg.ConfigResourceTypeTopic:
-		return d.topic(q.ResourceName)
+		return d.topic(q)
 	case kmsg.ConfigResourceTypeBroker:
 		if q.ResourceName == "" {
 			return nil, nil
@@ -83,10 +96,7 @@ func (d *configsCall) describe(q *kmsg.DescribeConfigsRequestResource) ([]config
 		if why := d.s.badBrokerID(q.ResourceName, "Broker", " or empty string"); why != nil {
 			return nil, why
 		}
-		if d.broker == nil {
-			d.broker = d.s.brokerEntries(d.topics)
-		}
-		return d.broker, nil
+		return d.ofBroker(q), nil
 	case kmsg.ConfigResourceTypeBrokerLogger:
 		return nil, refusef(codeInvalidRequest, "Skein has no loggers to configure over the Kafka protocol.")
 	case kmsg.ConfigResourceTypeClientMetrics:
@@ -98,24 +108,45 @@ func (d *configsCall) describe(q *kmsg.DescribeConfigsRequestResource) ([]config
 }
 
 // topic gives the configs of a topic.
-func (d *configsCall) topic(name string) ([]configEntry, *refusal) {
-	if why := badTopicName(name); why != nil {
+func (d *configsCall) topic(q *kmsg.DescribeConfigsRequestResource) ([]configEntry, *refusal) {
+	if why := badTopicName(q.ResourceName); why != nil {
 		return nil, why
 	}
-	c, err := d.s.freshCatalogue(d.ctx)
-	if err != nil {
-		d.s.log.Warn("DescribeConfigs failed", "error", err)
-		return nil, refusalOf(err)
+	if d.catalogue == nil && d.failure == nil {
+		var err error
+		if d.catalogue, err = d.s.freshCatalogue(d.ctx); err != nil {
+			d.s.log.Warn("DescribeConfigs failed", "error", err)
+			d.failure = refusalOf(err)
+		}
 	}
-	t := c.ByName(name)
+	if d.failure != nil {
+		return nil, d.failure
+	}
+	t := d.catalogue.ByName(q.ResourceName)
 	if t == nil {
 		return nil, unknownTopic()
 	}
-	entries := make([]configEntry, 0, len(d.topics))
-	for _, name := range slices.Sorted(maps.Keys(d.topics)) {
-		entries = append(entries, topicEntry(d.topics, t.Configs, name))
+	var entries []configEntry
+	for _, name := range d.names {
+		if wants(q, name) {
+			entries = append(entries, topicEntry(d.topics, t.Configs, name))
+		}
 	}
 	return entries, nil
+}
+
+// ofBroker gives the configs of this agent.
+func (d *configsCall) ofBroker(q *kmsg.DescribeConfigsRequestResource) []configEntry {
+	if d.broker == nil {
+		d.broker = d.s.brokerEntries(d.topics)
+	}
+	var entries []configEntry
+	for i := range d.broker {
+		if wants(q, d.broker[i].name) {
+			entries = append(entries, d.broker[i])
+		}
+	}
+	return entries
 }
 
 // topicEntry gives one config of a topic on which configs are set.
