@@ -288,11 +288,16 @@ func (s *Store) DeleteTopics(ctx context.Context, refs []TopicRef) ([]TopicRow, 
 func deleteTopics(l *CatalogueLoaded, refs []TopicRef, save *CatalogueSave) ([]TopicRow, []error) {
 	gone, errs := make([]TopicRow, len(refs)), make([]error, len(refs))
 	ids := map[TopicID]bool{}
+	byName, byID := make(map[string]int, len(l.Topics)), make(map[TopicID]int, len(l.Topics))
+	for j := range l.Topics {
+		byName[l.Topics[j].Name], byID[l.Topics[j].ID] = j, j
+	}
 	for i, r := range refs {
-		j := slices.IndexFunc(l.Topics, func(t TopicRow) bool {
-			return !ids[t.ID] && (t.ID == r.ID || (r.ID.IsZero() && t.Name == r.Name))
-		})
-		if j < 0 {
+		j, ok := byID[r.ID]
+		if r.ID.IsZero() {
+			j, ok = byName[r.Name]
+		}
+		if !ok || ids[l.Topics[j].ID] {
 			errs[i] = fmt.Errorf("topic %q %s: %w", r.Name, r.ID, ErrUnknownTopic)
 			continue
 		}
@@ -365,9 +370,13 @@ func (s *Store) AlterConfigs(ctx context.Context, changes []ConfigChange) ([]err
 func alterConfigs(l *CatalogueLoaded, changes []ConfigChange, save *CatalogueSave) []error {
 	errs := make([]error, len(changes))
 	touched := map[TopicID]bool{}
+	byName := make(map[string]int, len(l.Topics))
+	for j := range l.Topics {
+		byName[l.Topics[j].Name] = j
+	}
 	for i, c := range changes {
-		j := slices.IndexFunc(l.Topics, func(t TopicRow) bool { return t.Name == c.Topic })
-		if j < 0 {
+		j, ok := byName[c.Topic]
+		if !ok {
 			errs[i] = fmt.Errorf("topic %q: %w", c.Topic, ErrUnknownTopic)
 			continue
 		}
