@@ -51,5 +51,8 @@ up: build ## Postgres, MinIO, three agents and HAProxy on loopback: 127.0.0.1:19
 down: ## stop what `make up` started; CLEAN=1 removes its state
 	@CLEAN=$(CLEAN) scripts/down.sh
 
+chaos: build ## kill, freeze, drain and add agents, stop and freeze the stores under load; count what was lost (10 minutes)
+	@TOPOLOGY=$(TOPOLOGY) scripts/chaos.sh
+
 clean: ## remove what was built
 	rm -f skein

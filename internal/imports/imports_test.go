@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"agent/txn":             {"metadata"},
 	"cmd/skein":             {"..."},
 	"internal/imports":      {},
+	"internal/chaos":        {},
 }
 
 // only says which packages alone may import a module, tests included.

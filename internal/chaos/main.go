@@ -1,0 +1,103 @@
+// Command chaos puts steady idempotent load of several clients on a cluster of `make up`, kills, freezes, drains and adds
+// agents and stops or freezes the stores meanwhile, then reads everything back and counts what was lost, doubled or put
+// out of order: all three must be zero. `make chaos` runs it.
+//
+// It writes its report to stdout and exits 1 when a count is not zero.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line's.
+type options struct {
+	bootstrap  string
+	scenario   string
+	clients    string
+	partitions int
+	producers  int
+	rate       int
+	bytes      int
+	freeze     time.Duration
+	settle     time.Duration
+	python     string
+	out        string
+}
+
+func parse() *options {
+	o := &options{}
+	flag.StringVar(&o.bootstrap, "bootstrap", "127.0.0.1:19092", "agents, comma-separated")
+	flag.StringVar(&o.scenario, "scenario", "agents", "faults: "+strings.Join(scenarioNames(), ", "))
+	flag.StringVar(&o.clients, "clients", "franz", "who produces and consumes: franz,java,python,kcat")
+	flag.IntVar(&o.partitions, "partitions", 12, "of the topic")
+	flag.IntVar(&o.producers, "producers", 4, "franz-go producers")
+	flag.IntVar(&o.rate, "rate", 300, "records per second and producer")
+	flag.IntVar(&o.bytes, "bytes", 200, "bytes of a record")
+	flag.DurationVar(&o.freeze, "freeze", time.Minute, "how long an agent is stopped with SIGSTOP")
+	flag.DurationVar(&o.settle, "settle", 10*time.Second, "between faults")
+	flag.StringVar(&o.python, "python", "python3", "a Python that has confluent-kafka")
+	flag.StringVar(&o.out, "o", "table", "table or json")
+	flag.Parse()
+	return o
+}
+
+func run() error {
+	o := parse()
+	steps, err := scenario(o)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	topic := fmt.Sprintf("chaos-%d", time.Now().Unix())
+	if err := createTopic(ctx, o, topic); err != nil {
+		return err
+	}
+	l := newLedger()
+	w, err := startLoad(ctx, o, topic, l)
+	if err != nil {
+		return err
+	}
+	faultErr := inject(ctx, o, steps, l)
+	fmt.Fprintln(os.Stderr, "chaos: stopping producers")
+	err = errors.Join(faultErr, w.stopProducers())
+	if err != nil {
+		w.kill()
+		return err
+	}
+	r, err := verify(ctx, o, topic, l)
+	if err != nil {
+		w.kill()
+		return err
+	}
+	w.awaitConsumers(ctx, r.ends)
+	w.kill()
+	l.report(r)
+	if o.out == "json" {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(r)
+	} else {
+		r.print(os.Stdout)
+	}
+	if err == nil && !r.clean() {
+		err = errors.New("records were lost, doubled, out of order or refused")
+	}
+	return err
+}
