@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/skeinio/skein/agent/group"
 )
 
 // Defaults of Config.
@@ -44,6 +46,9 @@ type Config struct {
 	// AutoCreateTopics lets Metadata create topics that are asked for.
 	AutoCreateTopics  bool
 	DefaultPartitions int32 // of topics that do not say
+
+	// Groups are the group.* settings, as far as no dynamic config says otherwise.
+	Groups group.Settings
 }
 
 // withDefaults fills in what is zero.
@@ -62,6 +67,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DefaultPartitions == 0 {
 		c.DefaultPartitions = DefaultPartitions
+	}
+	if c.Groups == (group.Settings{}) {
+		c.Groups = group.Defaults()
 	}
 	return c
 }
@@ -91,6 +99,9 @@ func (c Config) validate() error {
 	}
 	if c.AdvertisedPort < 0 || c.AdvertisedPort > maxAdvertisedPort {
 		errs = append(errs, fmt.Errorf("advertised port %d is out of range", c.AdvertisedPort))
+	}
+	if err := c.Groups.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -37,6 +37,7 @@ type Store interface {
 	Clock
 	Reads
 	Admin
+	GroupStore
 }
 
 var _ Store = (*metadata.Store)(nil)

@@ -23,6 +23,7 @@ type kind uint8
 const (
 	kindFixed  kind = iota // size bytes
 	kindString             // length and bytes; may be null
+	kindBytes              // likewise, with a length of four bytes where a string's has two
 	kindStruct             // fields
 	kindOption             // a byte, below 0 for null, then fields
 )
@@ -43,6 +44,7 @@ func i32() field           { return fixed(4) }
 func i64() field           { return fixed(8) }
 func uuidField() field     { return fixed(16) }
 func str() field           { return field{kind: kindString, max: math.MaxInt16} }
+func byteString() field    { return field{kind: kindBytes, max: math.MaxInt16} }
 func array(of field) field { of.array = true; return of }
 func structs(fields ...field) field {
 	return array(field{kind: kindStruct, max: math.MaxInt16, fields: fields})
@@ -167,6 +169,8 @@ func (w *walker) value(f *field) {
 		w.skip(int64(f.size))
 	case kindString:
 		w.skip(w.length(2))
+	case kindBytes:
+		w.skip(w.length(4))
 	case kindStruct:
 		w.fields(f.fields, nil)
 	case kindOption:

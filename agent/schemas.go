@@ -13,6 +13,40 @@ func schemas() map[int16]*schema {
 		3: {flexible: 9, fields: []field{ // Metadata
 			structs(uuidField().since(10), str()), i8().since(4), i8().since(8).until(10), i8().since(8),
 		}},
+		8: {flexible: 8, fields: []field{ // OffsetCommit
+			str(), i32().since(1), str().since(1), str().since(7), i64().since(2).until(4),
+			structs(str().until(9), uuidField().since(10), structs(i32(), i64(), i64().since(1).until(1), i32().since(6), str())),
+		}},
+		9: {flexible: 6, fields: []field{ // OffsetFetch
+			str().until(7), structs(str(), array(i32())).until(7),
+			structs(str(), str().since(9), i32().since(9),
+				structs(str().until(9), uuidField().since(10), array(i32()))).since(8),
+			i8().since(7),
+		}},
+		11: {flexible: 6, fields: []field{ // JoinGroup
+			str(), i32(), i32().since(1), str(), str().since(5), str(), structs(str(), byteString()), str().since(8),
+		}},
+		12: {flexible: 4, fields: []field{ // Heartbeat
+			str(), i32(), str(), str().since(3),
+		}},
+		13: {flexible: 4, fields: []field{ // LeaveGroup
+			str(), str().until(2), structs(str(), str(), str().since(5)).since(3),
+		}},
+		14: {flexible: 4, fields: []field{ // SyncGroup
+			str(), i32(), str(), str().since(3), str().since(5), str().since(5), structs(str(), byteString()),
+		}},
+		15: {flexible: 5, fields: []field{ // DescribeGroups
+			array(str()), i8().since(3),
+		}},
+		16: {flexible: 3, fields: []field{ // ListGroups
+			array(str()).since(4), array(str()).since(5),
+		}},
+		42: {flexible: 2, fields: []field{ // DeleteGroups
+			array(str()),
+		}},
+		47: {flexible: neverFlexible, fields: []field{ // OffsetDelete
+			str(), structs(str(), structs(i32())),
+		}},
 		10: {flexible: 3, fields: []field{ // FindCoordinator
 			str().until(3), i8().since(1), array(str()).since(4),
 		}},

@@ -45,6 +45,7 @@ type Server struct {
 	responseBytes  *budget
 
 	ids       *producerIDs
+	groups    *groups
 	configs   produceConfigs
 	catalogue atomic.Pointer[metadata.Catalogue] // the last one seen
 	cluster   atomic.Pointer[string]
@@ -93,6 +94,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		drained:        make(chan struct{}),
 		open:           map[*conn]struct{}{},
 	}
+	s.groups = newGroups(s, deps.Metrics)
 	return s, s.fillTable()
 }
 
@@ -180,6 +182,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var background sync.WaitGroup
+	defer background.Wait()
+	background.Go(func() { s.groups.runAll(ctx) })
+	defer cancel() // before it is waited for
 	accepting := make(chan error, 1)
 	go func() { accepting <- s.accept(ctx) }()
 	var err error

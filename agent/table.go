@@ -53,6 +53,7 @@ func (s *Server) apis() []api {
 			"ever; epoch 0 ends at the high watermark."},
 	}
 	table = append(table, s.adminAPIs()...)
+	table = append(table, s.groupAPIs()...)
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })
 	return table
 }

@@ -63,6 +63,8 @@ type Driver interface {
 	Notify(ctx context.Context, event Event) error
 	Listen(ctx context.Context, fn func(Event)) error
 
+	GroupDriver
+
 	Close() error
 }
 
@@ -73,6 +75,9 @@ type Event struct {
 	Catalogue CatalogueVersion
 	// Changed are blocks whose row (log start, deleted bits, merged seq) changed.
 	Changed []BlockID
+	// Groups are consumer groups that reached these versions; AllGroups: any may have moved.
+	Groups    []GroupVersion
+	AllGroups bool
 }
 
 // CommitLoad is what a commit reads under its locks.

@@ -73,6 +73,7 @@ type Store struct {
 	checkpoints chan checkpointJob
 	resident    atomic.Int64
 	uses        atomic.Int64
+	onGroups    func(groups []GroupVersion, all bool)
 }
 
 // tick gives the next value of the clock of block uses.
@@ -173,11 +174,15 @@ type eventQueue struct {
 	mu     *sync.Mutex
 	event  *Event
 	blocks map[BlockID]Seq
+	groups map[GroupID]int64
 	signal chan struct{}
 }
 
 func newEventQueue() eventQueue {
-	return eventQueue{mu: &sync.Mutex{}, event: &Event{}, blocks: map[BlockID]Seq{}, signal: make(chan struct{}, 1)}
+	return eventQueue{
+		mu: &sync.Mutex{}, event: &Event{}, blocks: map[BlockID]Seq{}, groups: map[GroupID]int64{},
+		signal: make(chan struct{}, 1),
+	}
 }
 
 func (q *eventQueue) add(e Event) {
@@ -191,6 +196,10 @@ func (q *eventQueue) add(e Event) {
 	}
 	for _, b := range e.Blocks {
 		q.blocks[b.Block] = max(q.blocks[b.Block], b.Seq)
+	}
+	q.event.AllGroups = q.event.AllGroups || e.AllGroups
+	for _, g := range e.Groups {
+		q.groups[g.ID] = max(q.groups[g.ID], g.Version)
 	}
 	q.mu.Unlock()
 	select {
@@ -208,11 +217,19 @@ func (q *eventQueue) take() Event {
 		e.Blocks = append(e.Blocks, BlockSeq{Block: b, Seq: seq})
 	}
 	clear(q.blocks)
+	for id, v := range q.groups {
+		e.Groups = append(e.Groups, GroupVersion{ID: id, Version: v})
+	}
+	clear(q.groups)
 	slices.SortFunc(e.Blocks, func(a, b BlockSeq) int { return int(a.Block - b.Block) })
 	return e
 }
 
-func (s *Store) onEvent(e Event) { s.events.add(e) }
+func (s *Store) onEvent(e Event) {
+	s.groupsMoved(e)
+	e.Groups, e.AllGroups = nil, false
+	s.events.add(e)
+}
 
 // runNotifier sends what this Store changed, at most every notifyInterval.
 func (s *Store) runNotifier(ctx context.Context) error {

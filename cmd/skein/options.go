@@ -198,17 +198,17 @@ func compactorOptions() []option {
 
 func groupOptions() []option {
 	return []option{
-		{name: "group-initial-rebalance-delay", kind: kindDuration, byDef: "3s", scope: inServers, later: laterGroups,
+		{name: "group-initial-rebalance-delay", kind: kindDuration, byDef: "3s", scope: inServers,
 			help: "how long an empty group waits for more members"},
-		{name: "group-min-session-timeout", kind: kindDuration, byDef: "6s", scope: inServers, later: laterGroups,
+		{name: "group-min-session-timeout", kind: kindDuration, byDef: "6s", scope: inServers,
 			help: "shortest session timeout that a member may ask for"},
-		{name: "group-max-session-timeout", kind: kindDuration, byDef: "30m", scope: inServers, later: laterGroups,
+		{name: "group-max-session-timeout", kind: kindDuration, byDef: "30m", scope: inServers,
 			help: "longest session timeout that a member may ask for"},
-		{name: "group-max-size", kind: kindCount, byDef: "2147483647", scope: inServers, later: laterGroups,
+		{name: "group-max-size", kind: kindCount, byDef: "2147483647", scope: inServers,
 			help: "members of a group"},
-		{name: "group-consumer-heartbeat-interval", kind: kindDuration, byDef: "5s", scope: inServers, later: laterGroups,
+		{name: "group-consumer-heartbeat-interval", kind: kindDuration, byDef: "5s", scope: inServers,
 			help: "heartbeat interval of KIP-848 groups"},
-		{name: "group-consumer-session-timeout", kind: kindDuration, byDef: "45s", scope: inServers, later: laterGroups,
+		{name: "group-consumer-session-timeout", kind: kindDuration, byDef: "45s", scope: inServers,
 			help: "session timeout of KIP-848 groups"},
 	}
 }
@@ -234,7 +234,6 @@ func clientOptions() []option {
 // What options of later releases are for.
 const (
 	laterCompactor = "the compactor"
-	laterGroups    = "consumer groups"
 )
 
 // Bounds of options, in bytes, nanoseconds or pieces.

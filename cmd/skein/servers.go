@@ -100,6 +100,10 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 		},
 		cacheBytes: s.size("cache-bytes"), http: s.str("http"), drainTimeout: s.dur("drain-timeout"),
 	}
+	cfg.agent.Groups = groupSettings(s)
+	if err := cfg.agent.Groups.Validate(); err != nil {
+		return nil, err
+	}
 	b := &cfg.batcher
 	b.Linger, b.SegmentBytes = s.dur("linger"), s.size("segment-bytes")
 	b.PutBudget, b.CommitBudget = s.rate("put-budget"), s.rate("commit-budget")

@@ -142,7 +142,7 @@ func TestWrongConfigurationExits2WithOneLine(t *testing.T) {
 		{name: "nothing", want: "missing --listen, --advertise, --http, --metadata, --bucket"},
 		{name: "topology direct", args: required("--topology=direct"), want: "topology direct is not built yet"},
 		{name: "compactor alone", args: required("--roles=compactor"), want: "not built yet"},
-		{name: "groups", args: required("--group-max-size=5"), want: "--group-max-size: 5: consumer groups is not built yet"},
+		{name: "groups", args: required("--group-min-session-timeout=1h"), want: "group session timeouts from 1h0m0s to 30m0s"},
 		{name: "disk cache", args: required("--cache-dir=/tmp/x"), want: "the disk tier of the cache is not built yet"},
 		{name: "bounds of two options", args: required("--produce-buffer-bytes=8MiB", "--max-request-bytes=9MiB"), want: "max-request-bytes (9MiB) is above produce-buffer-bytes (8MiB)"},
 		{name: "database without a scheme", args: required("--metadata=/x.db"), want: "has no scheme"},

@@ -252,6 +252,7 @@ func saveCatalogue(ctx context.Context, tx pgx.Tx, s *metadata.CatalogueSave) er
 		b.Queue("DELETE FROM topics WHERE id = ANY ($1::uuid[])", ids)
 		b.Queue("INSERT INTO topic_tombstones (version, topic) SELECT $1, unnest($2::uuid[])", int64(s.Version), ids)
 		b.Queue(pruneTombstones, int64(metadata.TombstonesKept))
+		b.Queue("DELETE FROM group_offsets WHERE topic = ANY ($1::uuid[])", ids)
 	}
 	if err := queueTopics(b, s.Topics); err != nil {
 		return err

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -74,13 +75,57 @@ func encodeEvent(e metadata.Event) string {
 	if len(b) > maxPayload {
 		return payloadAll
 	}
-	return string(b)
+	return string(appendGroups(b, e))
+}
+
+// allGroups is the field that says that any group may have moved.
+const allGroups = "G"
+
+// appendGroups adds the groups that moved, as many as fit: g<id in base64url>:<version>, or allGroups.
+func appendGroups(b []byte, e metadata.Event) []byte {
+	if !e.AllGroups && len(e.Groups) == 0 {
+		return b
+	}
+	start := len(b)
+	if start > 0 {
+		b = append(b, ' ')
+	}
+	fields := len(b)
+	for i, g := range e.Groups {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = base64.RawURLEncoding.AppendEncode(append(b, 'g'), []byte(g.ID))
+		b = strconv.AppendInt(append(b, ':'), g.Version, 10)
+		if len(b) > maxPayload {
+			break
+		}
+	}
+	if !e.AllGroups && len(b) <= maxPayload {
+		return b
+	}
+	if fields+len(allGroups) > maxPayload {
+		return append(b[:0], payloadAll...)
+	}
+	return append(b[:fields], allGroups...)
 }
 
 // decodeEvent reads what encodeEvent wrote. What it does not understand, from a newer version, means "all".
 func decodeEvent(payload string) metadata.Event {
 	var e metadata.Event
 	for field := range strings.FieldsSeq(payload) {
+		if field == allGroups {
+			e.AllGroups = true
+			continue
+		}
+		if field[0] == 'g' {
+			g, ok := decodeGroup(field[1:])
+			if !ok {
+				return metadata.Event{All: true}
+			}
+			e.Groups = append(e.Groups, g)
+			continue
+		}
 		number, seq, isBlock := strings.Cut(field[1:], ":")
 		v, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
@@ -102,6 +147,16 @@ func decodeEvent(payload string) metadata.Event {
 		}
 	}
 	return e
+}
+
+func decodeGroup(field string) (g metadata.GroupVersion, ok bool) {
+	id, version, _ := strings.Cut(field, ":")
+	raw, err := base64.RawURLEncoding.DecodeString(id)
+	if err != nil {
+		return g, false
+	}
+	v, err := strconv.ParseInt(version, 10, 64)
+	return metadata.GroupVersion{ID: metadata.GroupID(raw), Version: v}, err == nil
 }
 
 // Listen implements metadata.Driver.

@@ -223,6 +223,9 @@ func (s *session) deleteTopics(save *metadata.CatalogueSave) error {
 		if _, err := s.exec("DELETE FROM topics WHERE id = ?", id[:]); err != nil {
 			return err
 		}
+		if _, err := s.exec("DELETE FROM group_offsets WHERE topic = ?", id[:]); err != nil {
+			return err
+		}
 		if _, err := s.exec("INSERT INTO tombstones (version, topic) VALUES (?, ?)", int64(save.Version), id[:]); err != nil {
 			return err
 		}
