@@ -43,6 +43,7 @@ func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, er
 
 // commit is one Commit under way.
 type commit struct {
+	c.store.stall(ctx, c.blocks)
 	store   *Store
 	flushes []*Flush
 	blocks  []*block             // by id; their tokens are held

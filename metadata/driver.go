@@ -210,7 +210,9 @@ type RunRow struct {
 	MaxTS        Millis // its own
 	RunningMaxTS Millis // of the partition up to its end
 	Bytes        int64  // of the partition, cumulative, up to its end
-	Level        int16
+	Level        int16  // 0: a level-0 extent that could not be read, left where it was
+	Raw          int64  // bytes of its batches before compression
+	ObjectSize   int64  // bytes of the whole object
 }
 
 // InlinePart is a range of an inline payload, in bytes.

@@ -21,6 +21,9 @@ type Located struct {
 	Batches   []Batch // nil in runs
 	Level     int16   // 0, or of the run
 	Seq       Seq     // of the level0 row
+	// Run says that it is a run: merged data. Its extent's codec and chunks are in its object's index.
+	Run        bool
+	ObjectSize int64 // of a run's object, bytes
 }
 
 // Locate finds where the partitions' records from the given offsets are: consecutive extents, up to the query's bounds
@@ -109,7 +112,7 @@ func located(rows []*Row, runs []RunRow, slot Slot) []Located {
 		r := &runs[i]
 		out = append(out, Located{
 			Object: r.Object, Position: r.Position, Length: r.Length, Base: r.Base, End: r.Last + 1, MaxTS: r.MaxTS,
-			Level: r.Level,
+			Level: r.Level, Run: true, ObjectSize: r.ObjectSize,
 		})
 	}
 	for _, r := range rows {

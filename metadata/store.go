@@ -46,6 +46,8 @@ type Options struct {
 	FoldCacheBytes int64
 	CheckpointRows int
 	PollInterval   time.Duration
+	// MaxUnmerged is the unmerged level0 rows of a block over which commits to it are slowed; 0: never.
+	MaxUnmerged int64
 }
 
 // Store is the rules over a Driver, with the folded states of blocks and the catalogue cached. It is safe for concurrent
@@ -73,6 +75,7 @@ type Store struct {
 	checkpoints chan checkpointJob
 	resident    atomic.Int64
 	uses        atomic.Int64
+	stalls      atomic.Int64 // commits held up (compact.go)
 	onGroups    func(groups []GroupVersion, all bool)
 }
 

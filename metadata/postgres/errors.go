@@ -25,6 +25,7 @@ const (
 	codeAdminShutdown        = "57P01"
 	codeCrashShutdown        = "57P02"
 	codeCondemned            = "SK001" // raised by skein_condemned
+	codeFenced               = "SK002" // raised by skein_require
 )
 
 // sqlstate gives the code of a server's error, or "".
@@ -67,6 +68,8 @@ func unavailable(err error) error {
 		return err
 	case sqlstate(err) == codeCondemned:
 		return fmt.Errorf("%w: %w", metadata.ErrCondemned, err)
+	case sqlstate(err) == codeFenced:
+		return fmt.Errorf("%w: %w", metadata.ErrFenced, err)
 	}
 	return fmt.Errorf("%w: %w", metadata.ErrUnavailable, err)
 }

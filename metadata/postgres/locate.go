@@ -65,7 +65,7 @@ SELECT 0::int2 AS kind, ARRAY[q.q] AS queries, q.block, q.merged AS seq, NULL::i
 FROM q
 UNION ALL
 SELECT 1::int2, ARRAY[q.q], q.block, NULL, NULL, NULL, r.object, NULL, NULL,
-	ARRAY[r.base, r.last, r.position, r.length, r.max_ts, r.running_max_ts, r.bytes, r.level]
+	ARRAY[r.base, r.last, r.position, r.length, r.max_ts, r.running_max_ts, r.bytes, r.level, r.raw, r.object_size]
 FROM q CROSS JOIN LATERAL (
 	SELECT r.* FROM runs r
 	WHERE r.block = q.block AND r.slot = q.slot AND r.last >= q.target AND r.base >= greatest(
@@ -191,12 +191,12 @@ func locateRow(c *column, list []search, answers []metadata.LocateAnswer) error 
 		run.Object = metadata.ObjectKey(c.raw())
 		c.next += 2
 		n := c.ints()
-		if len(n) != 8 {
+		if len(n) != 10 {
 			return fmt.Errorf("%w: run of %d fields", errWire, len(n))
 		}
 		run.Base, run.Last, run.Position, run.Length = metadata.Offset(n[0]), metadata.Offset(n[1]), n[2], n[3]
 		run.MaxTS, run.RunningMaxTS, run.Bytes = metadata.Millis(n[4]), metadata.Millis(n[5]), n[6]
-		run.Level = int16(n[7])
+		run.Level, run.Raw, run.ObjectSize = int16(n[7]), n[8], n[9]
 		answers[q].Runs = append(answers[q].Runs, run)
 	default:
 		row, err := scanRow(metadata.BlockID(c.int8()), c)

@@ -117,7 +117,8 @@ func (q *search) findRuns() (full bool, err error) {
 	}
 	err = q.session.each(runsFrom, []any{int64(q.block), int64(q.slot), int64(base), q.rows}, func(rows *sql.Rows) error {
 		r := metadata.RunRow{Block: q.block, Slot: q.slot}
-		err := rows.Scan(&r.Base, &r.Last, &r.Object, &r.Position, &r.Length, &r.MaxTS, &r.RunningMaxTS, &r.Bytes, &r.Level)
+		err := rows.Scan(&r.Base, &r.Last, &r.Object, &r.Position, &r.Length, &r.MaxTS, &r.RunningMaxTS, &r.Bytes, &r.Level,
+			&r.Raw, &r.ObjectSize)
 		if err != nil || full {
 			return err
 		}
@@ -132,7 +133,7 @@ func (q *search) findRuns() (full bool, err error) {
 }
 
 const (
-	runsFrom = `SELECT base, last, object, position, length, max_ts, running_max_ts, bytes, level FROM runs
+	runsFrom = `SELECT base, last, object, position, length, max_ts, running_max_ts, bytes, level, raw, object_size FROM runs
 	WHERE block = ? AND slot = ? AND base >= ? ORDER BY base LIMIT ?`
 	runBelow = `SELECT base, last FROM runs WHERE block = ? AND slot = ? AND base <= ? ORDER BY base DESC LIMIT 1`
 	runAbove = `SELECT base FROM runs WHERE block = ? AND slot = ? AND base > ? ORDER BY base LIMIT 1`
