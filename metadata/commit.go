@@ -38,12 +38,12 @@ func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, er
 	if err != nil {
 		return nil, fmt.Errorf("commit %d flushes in %d blocks: %w", len(flushes), len(c.blocks), err)
 	}
+	c.store.stall(ctx, c.blocks)
 	return c.results, nil
 }
 
 // commit is one Commit under way.
 type commit struct {
-	c.store.stall(ctx, c.blocks)
 	store   *Store
 	flushes []*Flush
 	blocks  []*block             // by id; their tokens are held
