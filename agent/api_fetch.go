@@ -16,7 +16,7 @@ import (
 //
 // Deviations: there are no fetch sessions (KIP-227), which the protocol allows: every response has session id 0, and a
 // request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND, upon which clients send the whole list again. The
-// rack is not looked at. Aborted transactions are not listed yet: there are no transactions.
+// rack is not looked at.
 
 const (
 	// maxFetchWait bounds a client's max_wait.
@@ -196,6 +196,11 @@ func (f *fetch) run(ctx context.Context) (release func(), err error) {
 	release, err = f.reader.load(ctx, f.parts)
 	if errors.Is(err, errPinned) {
 		return func() {}, nil // without records
+	}
+	if err == nil && f.req.IsolationLevel == readCommitted {
+		if err = f.reader.findAborted(ctx, f.parts); err != nil {
+			release()
+		}
 	}
 	return release, err
 }

@@ -18,7 +18,9 @@ const (
 	fetchPartBytes   = 64 // fields of a partition, rounded up
 	fetchTopicBytes  = 32 // of a topic but for its name
 	fetchHeaderBytes = 32
-	topicIDBytes     = 16
+	// fetchAbortedBytes are those of an aborted transaction.
+	fetchAbortedBytes = 17
+	topicIDBytes      = 16
 )
 
 // encode writes the response as a vector, its own fields into spare if that is large enough. It is checked byte for byte
@@ -60,6 +62,7 @@ func (f *fetch) estimate() (size, shared int) {
 		size += fetchTopicBytes + len(f.req.Topics[i].Topic) + topicIDBytes
 	}
 	for _, p := range f.parts {
+		size += len(p.aborted) * fetchAbortedBytes
 		for _, b := range p.batches {
 			size += len(b.data)
 			if n := len(b.data) - record.HeaderBytes; n >= shareBytes {
@@ -88,7 +91,12 @@ func (f *fetch) encodePartition(v *vector, x *fetchResult) {
 		v.int64(int64(logStart))
 	}
 	if f.req.IsolationLevel == readCommitted && code == codeNone {
-		v.length(0, flexible) // aborted transactions
+		v.length(len(x.part.aborted), flexible)
+		for _, a := range x.part.aborted {
+			v.int64(int64(a.Producer))
+			v.int64(int64(a.First))
+			v.noTags(flexible)
+		}
 	} else {
 		v.length(-1, flexible)
 	}

@@ -5,43 +5,65 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/skeinio/skein/metadata"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/skeinio/skein/agent/txn"
+	"github.com/skeinio/skein/metadata"
 )
 
-// InitProducerId, key 22, versions 0 to 5, without a transactional id: always a fresh id and epoch 0. Transactional ids
-// are refused until transactions are served.
+// InitProducerId, key 22, versions 0 to 5. Without a transactional id: always a fresh id and epoch 0. With one: the
+// producer's next epoch, which fences the instances before it; an ongoing transaction is aborted first, and the client is
+// told to ask again (CONCURRENT_TRANSACTIONS), as in Kafka.
 
 func (s *Server) initProducerID(ctx context.Context, r *request) (reply, error) {
 	req := r.msg.(*kmsg.InitProducerIDRequest)
 	resp := kmsg.NewPtrInitProducerIDResponse()
 	resp.SetVersion(r.version)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	var err error
+	id := txn.NoIdentity
+	timeout := time.Duration(req.TransactionTimeoutMillis) * time.Millisecond
 	switch {
 	case req.TransactionalID == nil:
-	case *req.TransactionalID == "":
+		id.Producer, err = s.ids.next(ctx, s.catalogueVersion())
+		id.Epoch = 0
+	case !validTransactionalID(*req.TransactionalID), (req.ProducerID < 0) != (req.ProducerEpoch < 0):
 		resp.ErrorCode = r.note(codeInvalidRequest)
 		return reply{msg: resp}, nil
+	case timeout <= 0 || timeout > maxTransactionTimeout:
+		resp.ErrorCode = r.note(codeInvalidTransactionTimeout)
+		return reply{msg: resp}, nil
 	default:
-		resp.ErrorCode = r.note(codeUnsupportedVersion)
-		return reply{msg: resp}, nil
+		id, err = s.initTransactional(ctx, req, timeout)
 	}
-	var version metadata.CatalogueVersion
-	if c := s.catalogue.Load(); c != nil {
-		version = c.Version
+	code, ok := s.txnCode(ctx, "InitProducerId", err, fencedCode(r.version, initFenced))
+	if !ok {
+		return reply{}, ctx.Err()
 	}
-	id, err := s.ids.next(ctx, version)
-	if err != nil {
-		if ctx.Err() != nil {
-			return reply{}, err
-		}
-		s.log.Warn("no producer id", "error", err)
-		// The one error that every client takes for "ask again", without looking for another coordinator first.
-		resp.ErrorCode = r.note(codeCoordinatorLoadInProgress)
-		return reply{msg: resp}, nil
+	if resp.ErrorCode = r.note(code); code == codeNone {
+		resp.ProducerID, resp.ProducerEpoch = int64(id.Producer), int16(id.Epoch)
 	}
-	resp.ProducerID, resp.ProducerEpoch = int64(id), 0
 	return reply{msg: resp}, nil
+}
+
+// initTransactional gives a transactional producer its id and epoch.
+func (s *Server) initTransactional(ctx context.Context, req *kmsg.InitProducerIDRequest, timeout time.Duration) (
+	id txn.Identity, err error,
+) {
+	in := txn.Init{Timeout: timeout, Supplied: txn.NoIdentity}
+	if req.ProducerID >= 0 {
+		in.Supplied = txn.Identity{Producer: metadata.ProducerID(req.ProducerID), Epoch: metadata.ProducerEpoch(req.ProducerEpoch)}
+	}
+	err = s.changeTxn(ctx, *req.TransactionalID, s.store.ChangeTxn,
+		func(now metadata.Millis, t *metadata.Txn, fresh metadata.ProducerID) (*metadata.TxnChange, error) {
+			with := in
+			with.Fresh = fresh
+			var change *metadata.TxnChange
+			var err error
+			change, id, err = with.Decide(now, t)
+			return change, err
+		})
+	return id, err
 }
 
 const (

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -27,6 +28,7 @@ type offsetQuery struct {
 	topics []offsetTopic
 	code   int16
 	// pending have an offset in an ongoing transaction, where stable ones are asked for.
+	pending []metadata.TopicPartition
 }
 
 type offsetTopic struct {
@@ -44,7 +46,7 @@ func (s *Server) offsetFetch(ctx context.Context, r *request) (reply, error) {
 		err = s.checkFetchers(ctx, r.version, queries)
 	}
 	if err == nil {
-		answers, err = s.loadOffsets(ctx, queries)
+		answers, err = s.loadOffsets(ctx, queries, r.msg.(*kmsg.OffsetFetchRequest).RequireStable)
 	}
 	code, ok := s.groupCode(ctx, "OffsetFetch", err)
 	if !ok {
@@ -146,7 +148,7 @@ func (s *Server) checkFetchers(ctx context.Context, version int16, queries []*of
 	return nil
 }
 
-func (s *Server) loadOffsets(ctx context.Context, queries []*offsetQuery) ([][]metadata.GroupOffset, error) {
+func (s *Server) loadOffsets(ctx context.Context, queries []*offsetQuery, stable bool) ([][]metadata.GroupOffset, error) {
 	list := make([]metadata.OffsetQuery, len(queries))
 	for i, q := range queries {
 		list[i] = metadata.OffsetQuery{Group: metadata.GroupID(q.group), All: q.all && q.code == codeNone}
@@ -160,6 +162,16 @@ func (s *Server) loadOffsets(ctx context.Context, queries []*offsetQuery) ([][]m
 	}
 	call, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
+	if stable {
+		// Before the offsets: what is pending now is told, what was committed since is read.
+		pending, err := s.store.PendingOffsets(call, list)
+		if err != nil {
+			return nil, err
+		}
+		for i, q := range queries {
+			q.pending = pending[i]
+		}
+	}
 	return s.store.LoadOffsets(call, list)
 }
 
@@ -192,6 +204,10 @@ func (q *offsetQuery) answer(version int16, offsets []metadata.GroupOffset, c *m
 			if o := found[metadata.TopicPartition{Topic: t.id, Partition: p}]; o != nil && t.known {
 				text := string(o.Metadata)
 				y.Offset, y.LeaderEpoch, y.Metadata = int64(o.Offset), o.LeaderEpoch, &text
+			}
+			if slices.Contains(q.pending, metadata.TopicPartition{Topic: t.id, Partition: p}) && t.known {
+				y = unknownOffset(p)
+				y.ErrorCode = codeUnstableOffsetCommit
 			}
 			if !t.known && version >= offsetFetchTopicIDs {
 				y.ErrorCode = codeUnknownTopicID

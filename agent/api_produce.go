@@ -109,8 +109,11 @@ func (p *produce) settle(results []batcher.Result) {
 		o := &p.outcomes[p.at[i]]
 		if res.Err != nil {
 			code := codeOf(res.Err)
-			if code == codeUnknownTopicOrPartition {
+			switch {
+			case code == codeUnknownTopicOrPartition:
 				code = p.unknownTopic()
+			case code == codeInvalidTxnState && p.r.version >= produceAbortable:
+				code = codeTransactionAbortable
 			}
 			*o = refused(code, res.Err.Error())
 			continue

@@ -355,9 +355,9 @@ func TestInitProducerID(t *testing.T) {
 			seen[resp.ProducerID] = true
 		}
 	}
-	for id, want := range map[string]int16{"": codeInvalidRequest, "tx": codeUnsupportedVersion} {
+	for id, want := range map[string]int16{"": codeInvalidRequest, "tx": codeInvalidTransactionTimeout} {
 		req := kmsg.NewPtrInitProducerIDRequest()
-		req.TransactionalID = &id
+		req.TransactionalID, req.TransactionTimeoutMillis = &id, 15*60_000+1
 		if resp := ask[*kmsg.InitProducerIDResponse](c, req, 4); resp.ErrorCode != want || resp.ProducerID != -1 {
 			t.Errorf("transactional id %q: %+v", id, resp)
 		}

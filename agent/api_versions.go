@@ -26,9 +26,11 @@ type feature struct {
 	min, max, level int16
 }
 
-// features are what clients find out about the cluster beside the versions of APIs. transaction.version and group.version
-// come with transactions and groups.
-func (s *Server) features() []feature { return nil }
+// features are what clients find out about the cluster beside the versions of APIs. transaction.version 2 is what lets
+// clients use KIP-890.
+func (s *Server) features() []feature {
+	return []feature{{name: "transaction.version", min: 0, max: transactionVersion, level: transactionVersion}}
+}
 
 func (s *Server) apiVersions(_ context.Context, r *request) (reply, error) {
 	req := r.msg.(*kmsg.ApiVersionsRequest)

@@ -38,6 +38,7 @@ type Store interface {
 	Reads
 	Admin
 	GroupStore
+	Txns
 }
 
 var _ Store = (*metadata.Store)(nil)

@@ -37,14 +37,23 @@ const (
 	codeOutOfOrderSequence        int16 = 45
 	codeInvalidProducerEpoch      int16 = 47
 	codeInvalidTxnState           int16 = 48
+	codeInvalidProducerIDMapping  int16 = 49
+	codeInvalidTransactionTimeout int16 = 50
+	codeConcurrentTransactions    int16 = 51
 	codeTransactionalIDAuth       int16 = 53
+	codeOperationNotAttempted     int16 = 55
 	codeKafkaStorageError         int16 = 56
 	codeFetchSessionIDNotFound    int16 = 70
 	codeFencedLeaderEpoch         int16 = 74
 	codeUnknownLeaderEpoch        int16 = 75
 	codeUnsupportedCompression    int16 = 76
 	codeInvalidRecord             int16 = 87
+	codeUnstableOffsetCommit      int16 = 88
+	codeProducerFenced            int16 = 90
 	codeUnknownTopicID            int16 = 100
+	codeTransactionalIDNotFound   int16 = 105
+	codeTransactionAbortable      int16 = 120
+	codeInvalidRegularExpression  int16 = 128
 )
 
 // errorCodes maps the sentinels of the packages behind the server to Kafka's codes. The first that matches wins.

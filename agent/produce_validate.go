@@ -82,7 +82,6 @@ func (v *produceValidator) twice(index int32) bool {
 // Refusals that are not the record package's.
 var (
 	errNoTransactionalID = errors.New("transactional batch in a request without a transactional id")
-	errTransactions      = errors.New("transactions are not supported by this version of Skein")
 	errRewriteMemory     = errors.New("no memory for compressing the batch anew")
 )
 
@@ -92,8 +91,6 @@ func (v *produceValidator) refuse(err error, report record.RecordsReport) produc
 	switch {
 	case errors.Is(err, errNoTransactionalID):
 		code = codeTransactionalIDAuth
-	case errors.Is(err, errTransactions):
-		code = codeInvalidTxnState
 	case errors.Is(err, errRewriteMemory), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		code = codeNotEnoughReplicas
 	default:
@@ -115,10 +112,12 @@ func (v *produceValidator) check(b []byte) (data []byte, h record.Header, report
 		return nil, h, report, err
 	}
 	if h.Transactional() {
-		if v.p.req.transactionalID == nil {
+		switch {
+		case v.p.req.transactionalID == nil:
 			return nil, h, report, errNoTransactionalID
+		case !h.HasProducerID():
+			return nil, h, report, fmt.Errorf("%w: transactional batch without one", record.ErrProducerID)
 		}
-		return nil, h, report, errTransactions
 	}
 	recompress := c.recompress && c.codec != h.Codec()
 	if recompress || v.looksInside(h) {
@@ -206,6 +205,10 @@ func (v *produceValidator) batch(index int32, data []byte, h record.Header) batc
 	if h.HasProducerID() {
 		m.Producer, m.Epoch = metadata.ProducerID(h.ProducerID), metadata.ProducerEpoch(h.ProducerEpoch)
 		m.First, m.Last = metadata.Sequence(h.BaseSequence), metadata.Sequence(h.LastSequence())
+	}
+	if h.Transactional() {
+		m.Flags |= metadata.FlagTransactional
+		m.Joins = v.p.r.version >= produceJoins
 	}
 	return batcher.Batch{
 		Topic: v.topic.ID, Index: index, Partition: v.topic.Partitions[index], Data: data,

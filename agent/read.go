@@ -55,6 +55,7 @@ type Reads interface {
 	Watch(ids []metadata.BlockID) *metadata.Watch
 	Locate(ctx context.Context, queries []metadata.LocateQuery) ([][]metadata.Located, error)
 	LocateTime(ctx context.Context, queries []metadata.LocateTimeQuery) ([][]metadata.Located, error)
+	Aborted(ctx context.Context, queries []metadata.AbortedQuery) ([][]metadata.AbortedTxn, error)
 }
 
 // Extents gives the decoded bytes of extents (*cache.Cache).
@@ -111,6 +112,7 @@ type partRead struct {
 	bytes   int  // of the picks, then of the batches
 	more    bool // there is more than was picked
 	batches []servedBatch
+	aborted []metadata.AbortedTxn // that may touch the batches, by first offset (read_committed)
 }
 
 // servedBatch is a batch to be sent: its header is patched with base when it is.

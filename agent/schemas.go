@@ -68,6 +68,32 @@ func schemas() map[int16]*schema {
 		23: {flexible: 4, fields: []field{ // OffsetForLeaderEpoch
 			i32().since(3), structs(str(), structs(i32(), i32().since(2), i32())),
 		}},
+		24: {flexible: 3, fields: []field{ // AddPartitionsToTxn
+			str().until(3), i64().until(3), i16().until(3), structs(str(), array(i32())).until(3),
+			structs(str(), i64(), i16(), i8(), structs(str(), array(i32()))).since(4),
+		}},
+		25: {flexible: 3, fields: []field{ // AddOffsetsToTxn
+			str(), i64(), i16(), str(),
+		}},
+		26: {flexible: 3, fields: []field{ // EndTxn
+			str(), i64(), i16(), i8(),
+		}},
+		27: {flexible: 1, fields: []field{ // WriteTxnMarkers
+			structs(i64(), i16(), i8(), structs(str(), array(i32())), i32(), i8().since(2)),
+		}},
+		28: {flexible: 3, fields: []field{ // TxnOffsetCommit
+			str(), str(), i64(), i16(), i32().since(3), str().since(3), str().since(3),
+			structs(str().until(5), uuidField().since(6), structs(i32(), i64(), i32().since(2), str())),
+		}},
+		61: {flexible: 0, fields: []field{ // DescribeProducers
+			structs(str(), array(i32())),
+		}},
+		65: {flexible: 0, fields: []field{ // DescribeTransactions
+			array(str()),
+		}},
+		66: {flexible: 0, fields: []field{ // ListTransactions
+			array(str()), array(i64()), i64().since(1), str().since(2),
+		}},
 		32: {flexible: 4, fields: []field{ // DescribeConfigs
 			structs(i8(), str(), array(str())), i8().since(1), i8().since(3),
 		}},

@@ -185,6 +185,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { s.groups.runAll(ctx) })
+	background.Go(func() { s.runTxns(ctx) })
 	defer cancel() // before it is waited for
 	accepting := make(chan error, 1)
 	go func() { accepting <- s.accept(ctx) }()

@@ -43,8 +43,7 @@ func (s *Server) apis() []api {
 		{key: 10, name: "FindCoordinator", min: 0, max: 6, handle: s.findCoordinator, note: "Always the agent that is asked; " +
 			"share groups get INVALID_REQUEST."},
 		{key: keyApiVersions, name: "ApiVersions", min: 0, max: 4, handle: s.apiVersions},
-		{key: 22, name: "InitProducerId", min: 0, max: 5, handle: s.initProducerID, note: "Transactional ids get " +
-			"UNSUPPORTED_VERSION until transactions are served."},
+		{key: 22, name: "InitProducerId", min: 0, max: 5, handle: s.initProducerID},
 		{key: 1, name: "Fetch", min: 4, max: 18, handle: s.fetch, note: "No fetch sessions (KIP-227): the session id is always 0, " +
 			"a request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND. At most 55 MiB a response."},
 		{key: 2, name: "ListOffsets", min: 1, max: 11, handle: s.listOffsets, note: "Always asks the database. No tiered storage " +
@@ -54,6 +53,7 @@ func (s *Server) apis() []api {
 	}
 	table = append(table, s.adminAPIs()...)
 	table = append(table, s.groupAPIs()...)
+	table = append(table, s.txnAPIs()...)
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })
 	return table
 }

@@ -14,6 +14,9 @@ type decision struct {
 	ages   ProducerAges
 	// inlineNew are payloads inserted by this very transaction: only these may be dropped again.
 	inlineNew map[FlushID]bool
+	txns      txnRows
+	markers   bool // control batches may be written
+	onlyOpen  bool // only where their producer has a transaction open
 	save      CommitSave
 	stale     bool // a batch was validated against older configs
 }
@@ -147,30 +150,46 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 		return BatchResult{Code: CodeUnknownPartition, Base: -1, LogStart: -1}
 	}
 	r := BatchResult{Base: -1, LogStart: s.Row.LogStart[e.Slot]}
+	if b.Flags&FlagControl != 0 {
+		return d.marker(s, e, b, at)
+	}
 	if b.Validated < s.Row.ConfigEpoch {
 		r.Code, d.stale = CodeStale, true
 		return r
 	}
-	if b.Flags&(FlagTransactional|FlagControl) != 0 {
-		// A commit does not load transactions: none of them can be known to be ongoing, and one that is opened here would
-		// hold the last stable offset for ever.
-		r.Code = CodeInvalidTxnState
-		return r
-	}
 	base := s.Photo.Next[e.Slot]
 	if b.Producer != NoProducer {
-		k := producerKey{slot: e.Slot, id: b.Producer}
-		p := s.producer(k, at)
-		if r.Code, r.Base = d.sequence(p, e, b); r.Code != CodeAccepted {
+		if r.Code, r.Base = d.producer(s, e, b, base, at); r.Code != CodeAccepted {
 			return r
 		}
-		s.noteOf(k, p, b, base, at)
 	}
 	r.Base = base
-	s.Photo.Next[e.Slot] += Offset(b.Records)
-	s.Photo.MaxTS[e.Slot] = max(s.Photo.MaxTS[e.Slot], b.MaxTimestamp)
-	s.Photo.Bytes[e.Slot] += int64(b.Length)
+	s.append(e.Slot, b)
 	return r
+}
+
+// producer checks a batch of a producer against its transaction and its sequence, and notes it when it is accepted.
+func (d *decision) producer(s *State, e *Extent, b *Batch, base Offset, at Millis) (Code, Offset) {
+	k := producerKey{slot: e.Slot, id: b.Producer}
+	joins := false
+	if b.Flags&FlagTransactional != 0 {
+		var code Code
+		if code, joins = d.txns.check(e, b); code != CodeAccepted {
+			return code, -1
+		}
+	} else if _, open := s.open[k]; open {
+		return CodeInvalidTxnState, -1 // not in the middle of the producer's transaction
+	}
+	p := s.producer(k, at)
+	code, first := d.sequence(p, e, b)
+	if code != CodeAccepted {
+		return code, first
+	}
+	if joins {
+		d.join(e, b)
+	}
+	s.noteOf(k, p, b, base, at)
+	return CodeAccepted, -1
 }
 
 // sequence checks an idempotent batch against its producer's state p. With no state at all (nil) a sequence other than 0 is
@@ -182,6 +201,9 @@ func (d *decision) sequence(p *producer, e *Extent, b *Batch) (Code, Offset) {
 	}
 	if b.First == 0 {
 		return CodeAccepted, -1
+	}
+	if b.Joins {
+		return CodeNotYet, -1 // with KIP-890 every transaction begins at 0
 	}
 	handed, ok := d.ages.HandedOut(b.Producer)
 	if ok && handed >= e.Created && d.now.Sub(handed) < ProducerExpiry {

@@ -64,6 +64,7 @@ type Driver interface {
 	Listen(ctx context.Context, fn func(Event)) error
 
 	GroupDriver
+	TxnDriver
 
 	Close() error
 }
@@ -85,6 +86,7 @@ type CommitLoad struct {
 	Inline  []InlinePayload
 	Blocks  []BlockSeq // by block; the seq the caller has folded, or SeqCold
 	Flushes []FlushID  // whose receipts are wanted
+	Txns    *TxnLoad   // nil: none; locked after the inline payloads were inserted and before the blocks
 }
 
 // InlinePayload is an inline row. Its bytes are a vector that the driver must not keep.
@@ -126,6 +128,8 @@ type CommitLoaded struct {
 	Receipts map[FlushID][]byte
 	// InlineNew are the inline payloads that this transaction inserted, as against found.
 	InlineNew map[FlushID]bool
+	Txns      []TxnRow  // of TxnLoad; those that are not there are left out
+	TxnOpen   []TxnPart // which of TxnLoad.Parts are part of their producer's transaction
 }
 
 // BlocksLoaded is LoadBlocks' answer.
@@ -141,6 +145,10 @@ type CommitSave struct {
 	Objects  []ObjectRow
 	// DropInline are payloads of this commit that no row names.
 	DropInline []FlushID
+	Txns       []TxnRow // rows that are there, by id
+	TxnAdd     []TxnPart
+	TxnEnd     *TxnEnd // after Txns and TxnAdd
+	Aborted    []AbortedTxn
 }
 
 // Receipt is the encoded results of a flush.

@@ -46,6 +46,13 @@ func (s *State) Apply(r *Row) error {
 	return nil
 }
 
+// append moves a slot on by an accepted batch.
+func (s *State) append(slot Slot, b *Batch) {
+	s.Photo.Next[slot] += Offset(b.Records)
+	s.Photo.MaxTS[slot] = max(s.Photo.MaxTS[slot], b.MaxTimestamp)
+	s.Photo.Bytes[slot] += int64(b.Length)
+}
+
 // note folds one accepted batch into producers and open transactions.
 func (s *State) note(slot Slot, b *Batch, base Offset, at Millis) {
 	if b.Producer != NoProducer {

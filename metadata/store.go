@@ -121,6 +121,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.runCheckpoints(ctx) })
 	g.Go(func() error { return s.runHousekeeping(ctx) })
 	g.Go(func() error { return s.runResident(ctx) })
+	g.Go(func() error { return s.runTxnHousekeeping(ctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

@@ -112,6 +112,12 @@ func (d *memDriver) Notify(_ context.Context, e Event) error {
 	return nil
 }
 
+func (d *memDriver) PruneAborted(context.Context, PartitionID, int, int) (PartitionID, int, error) {
+	return PartitionID{}, 0, nil
+}
+
+func (d *memDriver) ExpireTxns(context.Context, time.Duration, int) (int, error) { return 0, nil }
+
 func (d *memDriver) ExpireReceipts(_ context.Context, _ time.Duration, limit int) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

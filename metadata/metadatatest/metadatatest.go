@@ -88,6 +88,14 @@ func Run(t *testing.T, open func(t *testing.T) Database) {
 		{"ClusterID", testClusterID},
 		{"Watch", testWatch},
 		{"Refresh", testRefresh},
+		{"TxnProduce", testTxnProduce},
+		{"TxnOriginal", testTxnOriginal},
+		{"TxnAborted", testTxnAborted},
+		{"TxnOffsets", testTxnOffsets},
+		{"TxnDue", testTxnDue},
+		{"TxnFaults", testTxnFaults},
+		{"TxnMarkers", testTxnMarkers},
+		{"TxnRandom", testTxnRandom},
 		{"Bulk", testBulk},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -192,6 +192,11 @@ func (c *commit) first() (*metadata.CommitLoaded, error) {
 			return nil, err
 		}
 	}
+	if c.load.Txns != nil {
+		if err := c.receiveTxns(loaded); err != nil {
+			return nil, err
+		}
+	}
 	b := deltas{at: make(map[metadata.BlockID]int, len(c.load.Blocks))}
 	if _, err := c.receive(stLock, b.block); err != nil {
 		return nil, err
@@ -226,6 +231,9 @@ func (c *commit) sendFirst() {
 	c.send(stBegin)
 	if len(c.load.Inline) > 0 {
 		c.sendInline()
+	}
+	if c.load.Txns != nil {
+		c.sendTxns()
 	}
 	int8Array(c.params, c.load.Blocks, func(b *metadata.BlockSeq) int64 { return int64(b.Block) })
 	c.send(stLock)
@@ -328,6 +336,7 @@ func (c *commit) sendSecond(save *metadata.CommitSave, now metadata.Millis) []st
 		uuidArray(c.params, save.DropInline, func(id *metadata.FlushID) *[16]byte { return (*[16]byte)(id) })
 		send(stDropInline)
 	}
+	c.sendTxnSave(save, now, send)
 	c.send(stCommit)
 	return order
 }

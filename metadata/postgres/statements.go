@@ -105,10 +105,12 @@ ON CONFLICT (key) DO NOTHING`,
 // prepare prepares all statements in one round trip.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
 	pipe := conn.PgConn().StartPipeline(ctx)
-	order := make([]statement, 0, len(statements))
-	for name, sql := range statements {
-		pipe.SendPrepare(string(name), sql, nil)
-		order = append(order, name)
+	order := make([]statement, 0, len(statements)+len(txnStatements))
+	for _, all := range []map[statement]string{statements, txnStatements} {
+		for name, sql := range all {
+			pipe.SendPrepare(string(name), sql, nil)
+			order = append(order, name)
+		}
 	}
 	err := pipe.Sync()
 	for _, name := range order {

@@ -67,6 +67,12 @@ func (p *params) scalar(v int64) {
 	p.end()
 }
 
+// string adds a whole text parameter.
+func (p *params) string(v string) {
+	p.buf = append(p.buf, v...)
+	p.end()
+}
+
 func (p *params) int4(v int32) {
 	p.buf = binary.BigEndian.AppendUint32(p.buf, 4)
 	p.buf = binary.BigEndian.AppendUint32(p.buf, uint32(v))

@@ -32,6 +32,11 @@ func (d *Driver) Commit(
 				inline += p.Size
 			}
 		}
+		if load.Txns != nil {
+			if err := s.loadTxns(load.Txns, loaded); err != nil {
+				return err
+			}
+		}
 		var err error
 		if loaded.Receipts, err = s.receipts(load.Flushes); err != nil {
 			return err
@@ -93,7 +98,7 @@ func (s *session) save(save *metadata.CommitSave, now metadata.Millis) (dropped 
 		}
 		dropped += size
 	}
-	return dropped, nil
+	return dropped, s.saveTxns(save, now)
 }
 
 func (s *session) saveObject(o *metadata.ObjectRow, now metadata.Millis) error {
