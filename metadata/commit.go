@@ -15,7 +15,11 @@ import (
 // batches from then on: it sets FlagAccepted in them, and views keep them.
 func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, error) {
 	c := &commit{store: s, flushes: flushes}
-	for _, f := range flushes {
+	return c.run(ctx)
+}
+
+func (c *commit) run(ctx context.Context) ([]FlushResult, error) {
+	for _, f := range c.flushes {
 		if err := f.check(); err != nil {
 			return nil, err
 		}
@@ -29,14 +33,15 @@ func (s *Store) Commit(ctx context.Context, flushes []*Flush) ([]FlushResult, er
 	}
 	var err error
 	for range maxLoadTries {
-		err = s.driver.Commit(ctx, c.load(), c.decide)
+		err = c.store.driver.Commit(ctx, c.load(), c.decide)
 		c.finish(err)
-		if !errors.Is(err, errFoldLost) {
+		c.exclusive = c.exclusive || errors.Is(err, errTxnExclusive)
+		if !errors.Is(err, errFoldLost) && !errors.Is(err, errTxnExclusive) {
 			break
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("commit %d flushes in %d blocks: %w", len(flushes), len(c.blocks), err)
+		return nil, fmt.Errorf("commit %d flushes in %d blocks: %w", len(c.flushes), len(c.blocks), err)
 	}
 	c.store.stall(ctx, c.blocks)
 	return c.results, nil
@@ -53,6 +58,13 @@ type commit struct {
 	rows    []*Row
 	inline  int64 // bytes
 	results []FlushResult
+
+	// Of transactions (txn_decide.go).
+	exclusive bool     // lock them exclusively
+	txns      *TxnLoad // as the load was asked for
+	markers   bool     // the flush is of control batches
+	onlyOpen  bool
+	plan      *txnPlan // the end that the markers belong to
 }
 
 // acquire takes the blocks' tokens in id order: at most one commit is in flight per block and agent.
@@ -122,6 +134,8 @@ func (c *commit) learnAges(ctx context.Context) error {
 
 func (c *commit) load() CommitLoad {
 	l := CommitLoad{Blocks: make([]BlockSeq, len(c.blocks)), Flushes: make([]FlushID, len(c.flushes))}
+	c.txns = c.txnLoad()
+	l.Txns = c.txns
 	c.inline, c.from = 0, make(map[BlockID]loadFrom, len(c.blocks))
 	for i, b := range c.blocks {
 		f := b.loadFrom()
@@ -147,8 +161,12 @@ func (c *commit) load() CommitLoad {
 func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 	c.abandon()
 	c.store.clock.saw(loaded.Now)
+	if err := c.planned(loaded); err != nil {
+		return nil, err
+	}
 	d := decision{
 		now: loaded.Now, states: make(map[BlockID]*State, len(c.blocks)), ages: &c.ages, inlineNew: loaded.InlineNew,
+		txns: newTxnRows(loaded, c.txns != nil && c.txns.Exclusive), markers: c.markers, onlyOpen: c.onlyOpen,
 	}
 	for _, b := range c.blocks {
 		b.mu.Lock()
@@ -169,6 +187,11 @@ func (c *commit) decide(loaded *CommitLoaded) (*CommitSave, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.txns.joins {
+		return nil, errTxnExclusive
+	}
+	d.saveTxns()
+	c.end(&d.save, results)
 	if d.stale {
 		// Whoever validates again must not do it against the same catalogue, even if the wake-up was lost.
 		c.store.catalogueMoved()
