@@ -52,5 +52,13 @@ func (gs *groups) heartbeat(ctx context.Context, id metadata.GroupID, member met
 	if heard {
 		gs.hear(id, g.Members[member])
 	}
-	return code, nil
+	if code == group.RebalanceInProgress && g.NeedsRejoinNote(member) {
+		// A classic member of a consumer group: from now on it has its rebalance timeout to rejoin.
+		err = gs.apply(ctx, id, func(e group.Event, g *group.Group) {
+			if code, _ := g.Heartbeat(member, instance, generation); code == group.RebalanceInProgress {
+				g.HeartbeatRejoin(e, member)
+			}
+		})
+	}
+	return code, err
 }

@@ -27,9 +27,12 @@ type feature struct {
 }
 
 // features are what clients find out about the cluster beside the versions of APIs. transaction.version 2 is what lets
-// clients use KIP-890.
+// clients use KIP-890; group.version 1 goes with KIP-848.
 func (s *Server) features() []feature {
-	return []feature{{name: "transaction.version", min: 0, max: transactionVersion, level: transactionVersion}}
+	return []feature{
+		{name: "group.version", min: 0, max: groupVersion, level: groupVersion},
+		{name: "transaction.version", min: 0, max: transactionVersion, level: transactionVersion},
+	}
 }
 
 func (s *Server) apiVersions(_ context.Context, r *request) (reply, error) {

@@ -25,6 +25,9 @@ const (
 	codeUnknownMemberID         int16 = 25
 )
 
+// groupVersion is the level of the feature group.version: KIP-848 is served.
+const groupVersion int16 = 1
+
 // neverFlexible is for requests that have no flexible version.
 const neverFlexible int16 = math.MaxInt16
 
@@ -44,6 +47,8 @@ func (s *Server) groupAPIs() []api {
 		{key: 15, name: "DescribeGroups", min: 0, max: 6, handle: s.describeGroups},
 		{key: 16, name: "ListGroups", min: 0, max: 5, handle: s.listGroups},
 		{key: 42, name: "DeleteGroups", min: 0, max: 2, handle: s.deleteGroups},
+		{key: 68, name: "ConsumerGroupHeartbeat", min: 0, max: 1, handle: s.consumerGroupHeartbeat},
+		{key: 69, name: "ConsumerGroupDescribe", min: 0, max: 1, handle: s.consumerGroupDescribe},
 		{key: 47, name: "OffsetDelete", min: 0, max: 0, handle: s.offsetDelete},
 	}
 }

@@ -71,7 +71,8 @@ type groupEntry struct {
 	next      *groupBatch
 	applying  bool
 	used      time.Time
-	catalogue metadata.CatalogueVersion // against which the subscriptions of snap were checked
+	checked   *group.Group // whose subscriptions were compared with this version of the catalogue
+	catalogue metadata.CatalogueVersion
 }
 
 // heardMember is when a member was last heard of here.
@@ -235,6 +236,11 @@ func (gs *groups) run(ctx context.Context, x *groupEntry, b *groupBatch) {
 	b.err = fmt.Errorf("change group %q: %w", x.id, errPanic) // unless it gets to its end
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), groupTimeout)
 	defer cancel()
+	topics, err := gs.store.Catalogue(ctx)
+	if err != nil {
+		b.err = err
+		return
+	}
 	at := time.Now()
 	var after *group.Group
 	version, err := gs.store.ChangeGroup(ctx, x.id, func(now metadata.Millis, rows *metadata.GroupRows) (*metadata.GroupSave, error) {
@@ -242,7 +248,7 @@ func (gs *groups) run(ctx context.Context, x *groupEntry, b *groupBatch) {
 		if err != nil {
 			return nil, err
 		}
-		e := group.Event{Now: now, Agent: gs.agent, Settings: gs.settings()}
+		e := group.Event{Now: now, Agent: gs.agent, Settings: gs.settings(), Topics: groupTopics{topics}}
 		for _, fn := range b.apply {
 			fn(e, g)
 		}

@@ -44,6 +44,12 @@ func schemas() map[int16]*schema {
 		42: {flexible: 2, fields: []field{ // DeleteGroups
 			array(str()),
 		}},
+		68: {flexible: 0, fields: []field{ // ConsumerGroupHeartbeat
+			str(), str(), i32(), str(), str(), i32(), array(str()), str().since(1), str(), structs(uuidField(), array(i32())),
+		}},
+		69: {flexible: 0, fields: []field{ // ConsumerGroupDescribe
+			array(str()), i8(),
+		}},
 		47: {flexible: neverFlexible, fields: []field{ // OffsetDelete
 			str(), structs(str(), structs(i32())),
 		}},

@@ -56,9 +56,10 @@ func (g *Group) Join(e Event, r JoinRequest) JoinReply {
 	if !g.Exists() && len(g.Members) == 0 && len(g.Pending) == 0 && r.Member != "" {
 		return joinError(UnknownMemberID, r.Member)
 	}
-	if g.Kind != metadata.GroupClassic {
-		g.Kind, g.State = metadata.GroupClassic, Empty
+	if g.Kind == metadata.GroupConsumer && len(g.Members) > 0 {
+		return g.joinConsumer(e, r)
 	}
+	g.toEmptyClassic()
 	if !g.hasRoom(e, r.Member) {
 		return joinError(GroupMaxSizeReached, r.Member)
 	}
@@ -69,6 +70,17 @@ func (g *Group) Join(e Event, r JoinRequest) JoinReply {
 		return g.joinNew(e, r)
 	}
 	return g.joinKnown(e, r)
+}
+
+// toEmptyClassic makes a classic group of one that has no members: a new one, one that holds offsets only, or a consumer
+// group that everybody has left. Its generations go on.
+func (g *Group) toEmptyClassic() {
+	if g.Kind == metadata.GroupConsumer {
+		g.Generation, g.Consumer = g.Consumer.Epoch, nil
+	}
+	if g.Kind != metadata.GroupClassic {
+		g.Kind, g.State = metadata.GroupClassic, Empty
+	}
 }
 
 // hasRoom says whether a member may join.
@@ -211,10 +223,7 @@ func (g *Group) add(e Event, id metadata.MemberID, r JoinRequest) JoinReply {
 // rejoin updates a member and begins a rebalance.
 func (g *Group) rejoin(e Event, m *Member, r JoinRequest) JoinReply {
 	m.take(e, r)
-	after := g.prepare(e)
-	m.Joined = true
-	g.tryComplete(e)
-	return JoinReply{Wait: true, Member: m.ID, After: after}
+	return g.wait(e, m)
 }
 
 // wait begins a rebalance, if none is under way, in which m has joined already.

@@ -25,6 +25,9 @@ type SyncReply struct {
 
 // Sync applies a SyncGroup to a classic group.
 func (g *Group) Sync(e Event, r SyncRequest) SyncReply {
+	if g.Kind == metadata.GroupConsumer {
+		return g.syncConsumer(e, r)
+	}
 	m, code := g.current(r.Member, r.Instance)
 	switch {
 	case code != None:
@@ -71,12 +74,6 @@ func (g *Group) assigned(m *Member) SyncReply {
 	return SyncReply{ProtocolType: g.ProtocolType, Protocol: g.Protocol, Assignment: m.Assignment}
 }
 
-// NeedsSync says whether a sync changes anything: a member that asks again in a stable group is answered as it is.
-func (g *Group) NeedsSync(r SyncRequest) bool {
-	m, code := g.current(r.Member, r.Instance)
-	return !(code == None && g.State == Stable && m.Synced)
-}
-
 // AnswerSync gives a waiting sync its answer; ok is false when there is none yet.
 func (g *Group) AnswerSync(r SyncRequest) (reply SyncReply, ok bool) {
 	m, code := g.current(r.Member, r.Instance)
@@ -97,8 +94,8 @@ func (g *Group) Heartbeat(id metadata.MemberID, instance string, generation int3
 	switch {
 	case code != None:
 		return code, false
-	case m == nil || g.State == Empty || g.State == Dead:
-		return UnknownMemberID, false
+	case g.Kind == metadata.GroupConsumer:
+		return g.heartbeatConsumer(m, generation)
 	case generation != g.Generation:
 		return IllegalGeneration, false
 	case g.State == Preparing:
@@ -172,6 +169,8 @@ func (g *Group) Tick(e Event) {
 	}
 	if g.Kind == metadata.GroupConsumer {
 		g.tickConsumer(e)
+	}
+	if g.Kind != metadata.GroupClassic {
 		return
 	}
 	if g.SyncDeadline != 0 && g.SyncDeadline <= e.Now {

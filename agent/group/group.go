@@ -118,6 +118,7 @@ type Event struct {
 	Now      metadata.Millis
 	Agent    metadata.AgentID
 	Settings Settings
+	Topics   Topics // nil where the group is a classic one for sure
 }
 
 // Protocol is one of the protocols that a classic member supports, by its preference.
