@@ -64,6 +64,7 @@ type Driver interface {
 	Listen(ctx context.Context, fn func(Event)) error
 
 	GroupDriver
+	AgentDriver
 	TxnDriver
 
 	Close() error
@@ -79,6 +80,8 @@ type Event struct {
 	// Groups are consumer groups that reached these versions; AllGroups: any may have moved.
 	Groups    []GroupVersion
 	AllGroups bool
+	// Agents: an agent came, drains or left.
+	Agents bool
 }
 
 // CommitLoad is what a commit reads under its locks.

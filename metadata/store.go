@@ -77,6 +77,7 @@ type Store struct {
 	uses        atomic.Int64
 	stalls      atomic.Int64 // commits held up (compact.go)
 	onGroups    func(groups []GroupVersion, all bool)
+	onAgents    func()
 }
 
 // tick gives the next value of the clock of block uses.
@@ -202,6 +203,7 @@ func (q *eventQueue) add(e Event) {
 		q.blocks[b.Block] = max(q.blocks[b.Block], b.Seq)
 	}
 	q.event.AllGroups = q.event.AllGroups || e.AllGroups
+	q.event.Agents = q.event.Agents || e.Agents
 	for _, g := range e.Groups {
 		q.groups[g.ID] = max(q.groups[g.ID], g.Version)
 	}
@@ -231,7 +233,8 @@ func (q *eventQueue) take() Event {
 
 func (s *Store) onEvent(e Event) {
 	s.groupsMoved(e)
-	e.Groups, e.AllGroups = nil, false
+	s.agentsMoved(e)
+	e.Groups, e.AllGroups, e.Agents = nil, false, false
 	s.events.add(e)
 }
 

@@ -87,6 +87,7 @@ func Run(t *testing.T, open func(t *testing.T) Database) {
 		{"ProducerIDs", testProducerIDs},
 		{"ClusterID", testClusterID},
 		{"Watch", testWatch},
+		{"Agents", testAgents},
 		{"Refresh", testRefresh},
 		{"TxnProduce", testTxnProduce},
 		{"TxnOriginal", testTxnOriginal},

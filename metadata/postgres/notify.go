@@ -59,6 +59,9 @@ func encodeEvent(e metadata.Event) string {
 		}
 		b = strconv.AppendInt(append(b, kind), v, 10)
 	}
+	if e.Agents {
+		b = append(b, agentsMoved...)
+	}
 	if e.Catalogue != 0 {
 		field('c', int64(e.Catalogue))
 	}
@@ -77,6 +80,9 @@ func encodeEvent(e metadata.Event) string {
 	}
 	return string(appendGroups(b, e))
 }
+
+// agentsMoved is the field that says that agents came or went.
+const agentsMoved = "A"
 
 // allGroups is the field that says that any group may have moved.
 const allGroups = "G"
@@ -114,8 +120,12 @@ func appendGroups(b []byte, e metadata.Event) []byte {
 func decodeEvent(payload string) metadata.Event {
 	var e metadata.Event
 	for field := range strings.FieldsSeq(payload) {
-		if field == allGroups {
+		switch field {
+		case allGroups:
 			e.AllGroups = true
+			continue
+		case agentsMoved:
+			e.Agents = true
 			continue
 		}
 		if field[0] == 'g' {
