@@ -52,9 +52,21 @@ await() {
   return 1
 }
 
+# gone NAME: waits until a process that was killed has left no trace; Postgres does not start beside a zombie of its own.
+gone() {
+  local pid
+  pid=$(pid_of "$1")
+  [ -n "$pid" ] || return 0
+  for _ in $(seq 100); do
+    [ -e "/proc/$pid" ] && grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || return 0
+    sleep 0.1
+  done
+}
+
 start() {
   mkdir -p "$state"
   if ! alive "$1"; then
+    gone "$1"
     case $1 in
       postgres) start_postgres ;;
       minio) start_minio ;;

@@ -271,11 +271,12 @@ func parsePosition(partition, offset string) position {
 	return position{int32(p), o}
 }
 
-// kcatProducer feeds kcat (Debian's librdkafka), which ends with an error when a record was not delivered. It writes to
+// kcatProducer feeds kcat (often an old librdkafka), which ends with an error when a record was not delivered; -E lets it
+// outlive that its only broker goes away. It writes to
 // the last partition, and counts as acknowledged when it ends.
 func (w *load) kcatProducer(ctx context.Context, name string) error {
 	last := w.o.partitions - 1
-	cmd := exec.Command("kcat", "-b", w.o.bootstrap, "-P", "-t", w.topic, "-p", strconv.Itoa(last), "-X", "enable.idempotence=true",
+	cmd := exec.Command("kcat", "-E", "-b", w.o.bootstrap, "-P", "-t", w.topic, "-p", strconv.Itoa(last), "-X", "enable.idempotence=true",
 		"-X", "client.id="+name)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -307,7 +308,7 @@ func (w *load) kcatProducer(ctx context.Context, name string) error {
 
 // kcatConsumer reads with kcat.
 func (w *load) kcatConsumer(ctx context.Context, name string) error {
-	cmd := exec.CommandContext(ctx, "kcat", "-b", w.o.bootstrap, "-C", "-t", w.topic, "-o", "beginning", "-q", "-u",
+	cmd := exec.CommandContext(ctx, "kcat", "-E", "-b", w.o.bootstrap, "-C", "-t", w.topic, "-o", "beginning", "-q", "-u",
 		"-f", "R %p\t%o\n", "-X", "client.id="+name)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

@@ -76,10 +76,9 @@ func run() error {
 	}
 	faultErr := inject(ctx, o, steps, l)
 	fmt.Fprintln(os.Stderr, "chaos: stopping producers")
-	err = errors.Join(faultErr, w.stopProducers())
-	if err != nil {
+	if err := w.stopProducers(); err != nil {
 		w.kill()
-		return err
+		return errors.Join(faultErr, err)
 	}
 	r, err := verify(ctx, o, topic, l)
 	if err != nil {
@@ -96,8 +95,8 @@ func run() error {
 	} else {
 		r.print(os.Stdout)
 	}
-	if err == nil && !r.clean() {
-		err = errors.New("records were lost, doubled, out of order or refused")
+	if !r.clean() {
+		err = errors.Join(err, errors.New("records were lost, doubled, out of order or refused"))
 	}
-	return err
+	return errors.Join(faultErr, err)
 }
