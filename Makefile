@@ -17,10 +17,10 @@ build: ## the static binary ./skein
 dev: build ## the main job: one broker on 127.0.0.1:9092, SQLite and a local folder
 	./skein dev
 
-tools: ## install what the tests need and this machine lacks (Postgres, MinIO)
+tools: ## install what the tests need and this machine lacks (Postgres, MinIO, kcat)
 	@scripts/tools.sh
 
-test: tools ## set up and pass the tests, against real Postgres and real MinIO
+test: tools ## set up and pass the tests, against real Postgres, real MinIO and librdkafka
 	go vet $(PKGS)
 	$(GOTEST) $(PKGS)
 

@@ -17,8 +17,14 @@ import (
 // newWholeServer is a server with a real batcher and cache, on a bucket whose faults a test injects. Nothing is inline.
 func newWholeServer(t *testing.T) (*testServer, *objstore.Faults) {
 	t.Helper()
+	return newTunedServer(t, func(*batcher.Options) {})
+}
+
+// newTunedServer is newWholeServer with a changed batcher and more options.
+func newTunedServer(t *testing.T, tune func(*batcher.Options), more ...testOption) (*testServer, *objstore.Faults) {
+	t.Helper()
 	faults := objstore.NewFaults(objstore.NewMemory())
-	ts := newTestServer(t, func(_ *Config, d *Deps) {
+	whole := func(_ *Config, d *Deps) {
 		store := d.Store.(*metadata.Store)
 		held, err := NewExtentCache(store, cache.Options{Bucket: faults})
 		if err != nil {
@@ -27,7 +33,9 @@ func newWholeServer(t *testing.T) (*testServer, *objstore.Faults) {
 		t.Cleanup(held.Close)
 		cfg := batcher.DefaultConfig()
 		cfg.InlineMaxBytes, cfg.PutBudget, cfg.CommitBudget = 0, 0, 0
-		b, err := batcher.New(batcher.Options{Config: cfg, Bucket: faults, Store: store, Sink: CacheSink{Cache: held}})
+		o := batcher.Options{Config: cfg, Bucket: faults, Store: store, Sink: CacheSink{Cache: held}}
+		tune(&o)
+		b, err := batcher.New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,8 +47,8 @@ func newWholeServer(t *testing.T) (*testServer, *objstore.Faults) {
 			<-ended
 		})
 		d.Producer, d.Extents, d.Logger = b, held, nil
-	})
-	return ts, faults
+	}
+	return newTestServer(t, append([]testOption{whole}, more...)...), faults
 }
 
 // TestProducersThroughFailingPuts: several idempotent producers write to the same two partitions while PUTs fail in

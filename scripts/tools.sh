@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and this machine lacks: PostgreSQL (14 or newer), MinIO, and for the interoperability
-# tests kcat and HAProxy. Installs Debian packages when it may (root or sudo); builds MinIO from its Go module into a
+# Sets up what the tests need and this machine lacks: PostgreSQL (14 or newer), MinIO and kcat, and for `make up`
+# HAProxy. Installs Debian packages when it may (root or sudo); builds MinIO from its Go module into a
 # cache outside the tree. Does nothing for what is there or named by environment variables (docs/OPERATIONS.md, Tests).
-#   tools.sh [postgres] [minio] [kcat] [haproxy] [lint]     (default: postgres minio)
+#   tools.sh [postgres] [minio] [kcat] [haproxy] [lint]     (default: postgres minio kcat)
 set -euo pipefail
 tools=${SKEIN_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/skein-tools}
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -41,7 +41,7 @@ minio() {
   (cd / && GOBIN=$tools/bin GOFLAGS= go install "github.com/minio/minio@$minio_version")
 }
 
-kcat() { have kcat || { echo "tools: installing kcat"; apt_install kcat; }; }
+kcat() { [ -n "${SKEIN_TEST_KCAT_BIN:-}" ] || have kcat || have kafkacat || { echo "tools: installing kcat"; apt_install kcat; }; }
 
 haproxy() { have haproxy || [ -x /usr/sbin/haproxy ] || { echo "tools: installing HAProxy"; apt_install haproxy; }; }
 
@@ -53,7 +53,7 @@ lint() {
 }
 
 mkdir -p "$tools/bin"
-[ $# -gt 0 ] || set -- postgres minio
+[ $# -gt 0 ] || set -- postgres minio kcat
 for t in "$@"; do
   case $t in
     postgres | minio | kcat | haproxy | lint) "$t" ;;

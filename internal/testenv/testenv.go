@@ -1,4 +1,4 @@
-// Package testenv gives tests real servers: Postgres and MinIO. A server comes, in this order, from
+// Package testenv gives tests real servers, Postgres and MinIO, and finds kcat. A server comes, in this order, from
 // environment variables that name one that runs, from a local binary that is started on a loopback
 // port, or from a container when a Docker engine answers. When there is none the test fails and says
 // how to get one: a test that needs a server is never skipped.
@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 )
 
 // Environment variables that point at servers and binaries.
@@ -31,6 +32,7 @@ const (
 	EnvMinIOAccessKey = "SKEIN_TEST_MINIO_ACCESS_KEY" // with EnvMinIOEndpoint
 	EnvMinIOSecretKey = "SKEIN_TEST_MINIO_SECRET_KEY" // with EnvMinIOEndpoint
 	EnvMinIOBin       = "SKEIN_MINIO_BIN"             // path of the minio binary
+	EnvKcatBin        = "SKEIN_TEST_KCAT_BIN"         // path of the kcat binary
 )
 
 // finder looks for binaries. Its fields are the outside world, so that a test can empty it.
@@ -137,6 +139,33 @@ func (f finder) minioBin() (string, error) {
 	}
 	return "", fmt.Errorf("no MinIO for tests: %s names no server, and there is no binary in %s, on the PATH or at %s; "+
 		"run `make tools` or set one of these variables", EnvMinIOEndpoint, EnvMinIOBin, cached)
+}
+
+// kcatBin finds kcat, which Debian once called kafkacat.
+func (f finder) kcatBin() (string, error) {
+	if path := f.getenv(EnvKcatBin); path != "" {
+		if _, err := f.lookPath(path); err != nil {
+			return "", fmt.Errorf("%s=%s: %w", EnvKcatBin, path, err)
+		}
+		return path, nil
+	}
+	for _, name := range []string{"kcat", "kafkacat"} {
+		if path, err := f.lookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no kcat for tests: neither kcat nor kafkacat is on the PATH; run `make tools`, install the kcat package, or set %s",
+		EnvKcatBin)
+}
+
+// Kcat gives the path of kcat, the command-line client of librdkafka.
+func Kcat(t testing.TB) string {
+	t.Helper()
+	path, err := systemFinder().kcatBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // toolsCache is where `make tools` puts what it downloads.

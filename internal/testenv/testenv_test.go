@@ -62,13 +62,17 @@ func TestNothingFound(t *testing.T) {
 	wantWords(t, err, "no psql", "make tools")
 	_, err = f.minioBin()
 	wantWords(t, err, "no MinIO", "make tools", EnvMinIOEndpoint, EnvMinIOBin, "/home/me/.cache/skein-tools/bin/minio")
+	_, err = f.kcatBin()
+	wantWords(t, err, "no kcat", "make tools", EnvKcatBin)
 
-	f = emptyFinder(map[string]string{EnvPostgresBin: "/nowhere", EnvMinIOBin: "/nowhere/minio"},
+	f = emptyFinder(map[string]string{EnvPostgresBin: "/nowhere", EnvMinIOBin: "/nowhere/minio", EnvKcatBin: "/nowhere/kcat"},
 		append(postgresFiles("/usr/lib/postgresql/15/bin"), "/path/minio")...)
 	_, err = f.postgresBin()
 	wantWords(t, err, EnvPostgresBin, "/nowhere")
 	_, err = f.minioBin()
 	wantWords(t, err, EnvMinIOBin, "/nowhere/minio")
+	_, err = f.kcatBin()
+	wantWords(t, err, EnvKcatBin, "/nowhere/kcat")
 }
 
 func wantWords(t *testing.T, err error, words ...string) {
@@ -117,6 +121,9 @@ func TestFinders(t *testing.T) {
 		if err != nil || got != test.want {
 			t.Errorf("minio: got %q, error %v, want %q", got, err, test.want)
 		}
+	}
+	if got, err := emptyFinder(nil, "/path/kafkacat").kcatBin(); err != nil || got != "/path/kafkacat" {
+		t.Errorf("kcat under its old name: got %q, error %v", got, err)
 	}
 }
 
