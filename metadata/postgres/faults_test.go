@@ -28,11 +28,11 @@ func within(t testing.TB) context.Context {
 }
 
 // agents gives two Stores on one database; the first one's connections go through a proxy.
-func agents(t *testing.T, partitions int32) (p *proxy, frozen, other *metadata.Store, otherDriver *postgres.Driver, parts []metadata.Partition) {
+func agents(t *testing.T, partitions int32) (p *testenv.PostgresProxy, frozen, other *metadata.Store, otherDriver *postgres.Driver, parts []metadata.Partition) {
 	t.Helper()
 	d, url := open(t, postgres.Options{})
 	other, parts = newStore(t, d, "t", partitions)
-	p, through := newProxy(t, url)
+	p, through := testenv.NewPostgresProxy(t, url)
 	frozen = metadata.NewStore(metadata.Options{Driver: openAt(t, through, postgres.Options{})})
 	commit(t, frozen, flushOf(t, frozen, parts, metadata.NoProducer, 0, 1)) // its connection is there and warm
 	return p, frozen, other, d, parts
@@ -63,8 +63,8 @@ func await[T any](t testing.TB, what string, c <-chan T) T {
 	}
 }
 
-func binds(name string) func(message) bool {
-	return func(m message) bool { return m.bound() == name }
+func binds(name string) match {
+	return func(m testenv.PostgresMessage) bool { return m.Bound() == name }
 }
 
 // TestFrozenClient stops an agent at points where its session holds the blocks' locks. Others go on within
@@ -72,8 +72,8 @@ func binds(name string) func(message) bool {
 func TestFrozenClient(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		at    func(message) bool // the message that does not arrive
-		ended bool               // by the lock watch; else by the server's own timeout
+		at    match // the message that does not arrive
+		ended bool  // by the lock watch; else by the server's own timeout
 	}{
 		{"inside the first pipeline, locks taken, before Sync", binds("skein_receipts"), true},
 		{"between the round trips", binds("skein_add_rows"), false},
@@ -84,8 +84,8 @@ func TestFrozenClient(t *testing.T) {
 			frost := make(chan struct{})
 			thaw := sync.OnceFunc(func() { close(frost) })
 			t.Cleanup(thaw)
-			rule, hit := once(c.at, verdict{hold: frost})
-			p.rules(rule, nil)
+			rule, hit := once(c.at, testenv.PostgresVerdict{Hold: frost})
+			p.Rules(rule, nil)
 			f := flushOf(t, frozen, parts, metadata.NoProducer, 0, 1)
 			done := inBackground(t, frozen, f)
 			await(t, "the freeze", hit)
@@ -98,7 +98,7 @@ func TestFrozenClient(t *testing.T) {
 			if took > blockedAtMost || (driver.Ended() > 0) != c.ended {
 				t.Errorf("the others waited %s, %d sessions ended by the watch", took, driver.Ended())
 			}
-			p.rules(nil, nil)
+			p.Rules(nil, nil)
 			thaw()
 			out := await(t, "the frozen commit", done)
 			if out.err != nil {
@@ -137,11 +137,13 @@ func checkDense(t *testing.T, s *metadata.Store, parts []metadata.Partition, n m
 // TestConnectionLostAtCommit loses the connection before the server got the second round trip, in the middle of it, and
 // after it committed. The agent cannot tell, and says so; the resubmission at another agent settles it.
 func TestConnectionLostAtCommit(t *testing.T) {
-	committed := func(m message) bool { return m.kind == 'C' && strings.HasPrefix(string(m.body), "COMMIT") }
+	committed := func(m testenv.PostgresMessage) bool {
+		return m.Kind == 'C' && strings.HasPrefix(string(m.Body), "COMMIT")
+	}
 	for _, c := range []struct {
 		name        string
-		frontend    func(message) bool
-		backend     func(message) bool
+		frontend    match
+		backend     match
 		resubmitted bool
 	}{
 		{"before the second round trip", binds("skein_add_rows"), nil, false},
@@ -150,13 +152,13 @@ func TestConnectionLostAtCommit(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, s, other, _, parts := agents(t, 3)
-			var frontend, backend func(message) verdict
+			var frontend, backend rule
 			if c.frontend != nil {
-				frontend, _ = once(c.frontend, verdict{cut: true})
+				frontend, _ = once(c.frontend, testenv.PostgresVerdict{Cut: true})
 			} else {
-				backend, _ = once(c.backend, verdict{cut: true})
+				backend, _ = once(c.backend, testenv.PostgresVerdict{Cut: true})
 			}
-			p.rules(frontend, backend)
+			p.Rules(frontend, backend)
 			f := flushOf(t, s, parts, metadata.NoProducer, 0, 5)
 			if _, err := s.Commit(within(t), []*metadata.Flush{f}); !errors.Is(err, metadata.ErrUnknownOutcome) {
 				t.Fatalf("commit: %v, want an unknown outcome", err)
@@ -180,8 +182,8 @@ func TestConnectionLostAtCommit(t *testing.T) {
 // TestConnectionLostBeforeLocks: nothing was committed, so the driver begins again by itself.
 func TestConnectionLostBeforeLocks(t *testing.T) {
 	p, s, _, _, parts := agents(t, 3)
-	rule, hit := once(binds("skein_lock"), verdict{cut: true})
-	p.rules(rule, nil)
+	rule, hit := once(binds("skein_lock"), testenv.PostgresVerdict{Cut: true})
+	p.Rules(rule, nil)
 	if r := commit(t, s, flushOf(t, s, parts, metadata.NoProducer, 0, 1))[0]; r.Resubmitted || r.Batches[0].Base != 1 {
 		t.Fatalf("%+v", r)
 	}
@@ -192,7 +194,7 @@ func TestConnectionLostBeforeLocks(t *testing.T) {
 // TestForeignLock: a lock that is not Skein's to break is waited for beyond lock_timeout, as long as the context lasts.
 func TestForeignLock(t *testing.T) {
 	_, url := open(t, postgres.Options{})
-	p, through := newProxy(t, url)
+	p, through := testenv.NewPostgresProxy(t, url)
 	d := openAt(t, through, postgres.Options{})
 	s, parts := newStore(t, d, "t", 1)
 	holder := connect(t, url)
@@ -208,7 +210,7 @@ func TestForeignLock(t *testing.T) {
 		t.Fatalf("commit under a foreign lock: %v", err)
 	}
 	rule, again := nth(3, binds("skein_lock")) // after twice lock_timeout, when a frozen session would be ended
-	p.rules(rule, nil)
+	p.Rules(rule, nil)
 	done := inBackground(t, s, f)
 	select {
 	case out := <-done:
@@ -314,7 +316,7 @@ func TestIncarnation(t *testing.T) {
 	}
 	oldURL, parts := setup(old)
 	restoredURL, _ := setup(restored)
-	p, through := newProxy(t, oldURL)
+	p, through := testenv.NewPostgresProxy(t, oldURL)
 	changes := make(chan postgres.Incarnation, 8)
 	d := openAt(t, through, postgres.Options{OnIncarnation: func(_, now postgres.Incarnation) { changes <- now }})
 	s := metadata.NewStore(metadata.Options{Driver: d})
@@ -324,7 +326,7 @@ func TestIncarnation(t *testing.T) {
 		}
 	}
 	f := flushOf(t, s, parts, metadata.NoProducer, 0, 1)
-	p.redirect(restoredURL)
+	p.Redirect(restoredURL)
 	var r []metadata.FlushResult
 	for {
 		var err error

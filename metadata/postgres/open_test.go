@@ -110,13 +110,13 @@ func TestPlainUser(t *testing.T) {
 	if x := d.Incarnation(); x.System == 0 || x.Timeline == 0 || x.LSN == 0 {
 		t.Errorf("incarnation %+v", x)
 	}
-	p, through := newProxy(t, url)
+	p, through := testenv.NewPostgresProxy(t, url)
 	frozen := metadata.NewStore(metadata.Options{Driver: openAt(t, through, postgres.Options{})})
 	frost := make(chan struct{})
 	thaw := sync.OnceFunc(func() { close(frost) })
 	t.Cleanup(thaw)
-	rule, hit := once(binds("skein_add_receipts"), verdict{hold: frost})
-	p.rules(rule, nil)
+	rule, hit := once(binds("skein_add_receipts"), testenv.PostgresVerdict{Hold: frost})
+	p.Rules(rule, nil)
 	done := inBackground(t, frozen, flushOf(t, frozen, parts, metadata.NoProducer, 0, 1))
 	await(t, "the freeze", hit)
 	if out := await(t, "the other", inBackground(t, s, flushOf(t, s, parts, metadata.NoProducer, 0, 1))); out.err != nil || d.Ended() != 1 {
@@ -129,7 +129,7 @@ func TestPlainUser(t *testing.T) {
 // TestAllocateUnderLock: a catalogue change that takes longer than lock_timeout does not fail those who want producer ids.
 func TestAllocateUnderLock(t *testing.T) {
 	_, url := open(t, postgres.Options{})
-	p, through := newProxy(t, url)
+	p, through := testenv.NewPostgresProxy(t, url)
 	d := openAt(t, through, postgres.Options{})
 	holder := connect(t, url)
 	for _, sql := range []string{"BEGIN", "SELECT FROM catalogue FOR UPDATE"} {
@@ -138,14 +138,14 @@ func TestAllocateUnderLock(t *testing.T) {
 		}
 	}
 	var name atomic.Value // of the prepared statement
-	rule, again := nth(2, func(m message) bool {
-		if m.kind == 'P' && strings.Contains(string(m.body), "next_producer") {
-			prepared, _, _ := strings.Cut(string(m.body), "\x00")
+	rule, again := nth(2, func(m testenv.PostgresMessage) bool {
+		if m.Kind == 'P' && strings.Contains(string(m.Body), "next_producer") {
+			prepared, _, _ := strings.Cut(string(m.Body), "\x00")
 			name.Store(prepared)
 		}
-		return m.bound() != "" && m.bound() == name.Load()
+		return m.Bound() != "" && m.Bound() == name.Load()
 	})
-	p.rules(rule, nil)
+	p.Rules(rule, nil)
 	type answer struct {
 		r   metadata.ProducerRange
 		err error
@@ -366,7 +366,7 @@ func TestEvents(t *testing.T) {
 // TestWakeUps: what one driver tells, another hears; nobody hears of commits as such.
 func TestWakeUps(t *testing.T) {
 	d, url := open(t, postgres.Options{})
-	p, through := newProxy(t, url)
+	p, through := testenv.NewPostgresProxy(t, url)
 	listener := openAt(t, through, postgres.Options{})
 	heard := make(chan metadata.Event, 64)
 	ctx, stop := context.WithCancel(t.Context())
@@ -384,7 +384,7 @@ func TestWakeUps(t *testing.T) {
 	if e := await(t, "the wake-up", heard); fmt.Sprint(e) != fmt.Sprint(want) {
 		t.Fatalf("heard %+v, want %+v", e, want)
 	}
-	p.cutAll()
+	p.CutAll()
 	if e := await(t, "the listener to come back", heard); !e.All {
 		t.Fatalf("%+v", e)
 	}
