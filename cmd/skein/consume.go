@@ -126,7 +126,7 @@ func groupServed(ctx context.Context, admin *kadm.Client, group string) error {
 			return fmt.Errorf("group %q: ask what agent %d serves: %w", group, v.NodeID, stopCause(ctx, v.Err))
 		}
 		if _, ok := v.KeyMaxVersion(joinGroupKey); !ok {
-			return fmt.Errorf("group %q: the agents do not serve consumer groups yet; leave -g out", group)
+			return fmt.Errorf("group %q: the agents do not serve consumer groups; leave -g out", group)
 		}
 	}
 	return nil

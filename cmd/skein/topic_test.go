@@ -51,12 +51,18 @@ func TestTopicCommands(t *testing.T) {
 		{[]string{"topic", "alter", "a", "-p", "1"}, "INVALID_PARTITIONS"},
 		{[]string{"consume", "nowhere", "--exit-at-end"}, "UNKNOWN_TOPIC_OR_PARTITION"},
 		{[]string{"consume", "a", "-p", "9", "--exit-at-end"}, "has no partition 9"},
-		{[]string{"consume", "a", "-g", "group"}, "do not serve consumer groups"},
 	} {
 		code, _, stderr := skein(t, nil, s.flags(tt.args...)...)
 		if code != exitFailed || !strings.Contains(stderr, tt.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%v: exit %d, %q; want exit 1 and one line with %q", tt.args, code, stderr, tt.want)
 		}
+	}
+
+	mustSkein(t, strings.NewReader("x\ny\nz\n"), s.flags("produce", "a")...)
+	read := mustSkein(t, nil, s.flags("consume", "a", "-g", "readers", "--from", "earliest", "-n", "3")...)
+	lines := strings.Fields(read)
+	if slices.Sort(lines); !slices.Equal(lines, []string{"x", "y", "z"}) {
+		t.Errorf("a group read %q", read)
 	}
 }
 
