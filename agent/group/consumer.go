@@ -32,6 +32,13 @@ type Consumer struct {
 	Topics      map[string]Topic
 }
 
+// bump raises the epoch, once for all that changes before the next targets are made.
+func (c *Consumer) bump() {
+	if c.Epoch == c.TargetEpoch {
+		c.Epoch++
+	}
+}
+
 // MemberState is how far a member's reconciliation is.
 type MemberState uint8
 
@@ -157,7 +164,7 @@ func (g *Group) ConsumerHeartbeat(e Event, r HeartbeatRequest) HeartbeatReply {
 			"all its partitions and rejoin.", m.Consumer.Epoch, r.Epoch)
 	}
 	if m.take848(e, r) {
-		g.Consumer.Epoch++
+		g.Consumer.bump()
 	}
 	before := m.Consumer.Assigned.clone()
 	g.refresh(e)
@@ -190,7 +197,7 @@ func (g *Group) consumerMember(e Event, r HeartbeatRequest) (*Member, HeartbeatR
 	case m == nil:
 		m = &Member{ID: r.Member, Instance: value(r.Instance), Consumer: newConsumerMember()}
 		g.Members[m.ID] = m
-		g.Consumer.Epoch++
+		g.Consumer.bump()
 		g.set(Stable, e.Now)
 	case m.Consumer.Classic:
 		// The same member, upgraded in place.
@@ -304,7 +311,7 @@ func (g *Group) refresh(e Event) {
 	}
 	if !maps.Equal(topics, c.Topics) {
 		c.Topics = topics
-		c.Epoch++
+		c.bump()
 	}
 	if c.Epoch == c.TargetEpoch {
 		return
@@ -416,7 +423,7 @@ func (g *Group) consumerLeave(e Event, r HeartbeatRequest) HeartbeatReply {
 // removeConsumer takes a member out of a consumer group. The others hear of it with their next heartbeats.
 func (g *Group) removeConsumer(e Event, m *Member) {
 	delete(g.Members, m.ID)
-	g.Consumer.Epoch++
+	g.Consumer.bump()
 	if len(g.Members) == 0 {
 		g.set(Empty, e.Now)
 		g.Consumer.TargetEpoch = g.Consumer.Epoch

@@ -140,7 +140,7 @@ func (g *Group) joinConsumer(e Event, r JoinRequest) JoinReply {
 	m.take(e, r)
 	if !slices.Equal(c.Topics, s.Topics) {
 		c.Topics = s.Topics
-		g.Consumer.Epoch++
+		g.Consumer.bump()
 	}
 	g.refresh(e)
 	g.reconcile(e, m, byNames(e.Topics, s.Owned))
@@ -198,7 +198,7 @@ func (g *Group) addClassic(e Event, id metadata.MemberID, r JoinRequest) (*Membe
 	m := &Member{ID: id, Instance: r.Instance, Consumer: newConsumerMember()}
 	m.Consumer.Classic = true
 	g.Members[id] = m
-	g.Consumer.Epoch++
+	g.Consumer.bump()
 	g.set(Stable, e.Now)
 	return m, None
 }
