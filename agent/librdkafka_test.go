@@ -246,7 +246,8 @@ type franzWriter struct {
 
 func startFranz(ts *testServer, topic, writer string, options ...kgo.Opt) *franzWriter {
 	w := &franzWriter{
-		topic: topic, writer: writer, idempotent: len(options) == 0, done: make(chan struct{}), count: newTally(), offsets: map[int]int64{},
+		topic: topic, writer: writer, idempotent: len(options) == 0, done: make(chan struct{}), count: newTally(),
+		offsets: map[int]int64{},
 	}
 	w.client = ts.client(append([]kgo.Opt{
 		kgo.DefaultProduceTopic(topic), kgo.AllowAutoTopicCreation(), kgo.ProducerLinger(0), kgo.ProduceRequestTimeout(writerTimeout),
