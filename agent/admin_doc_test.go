@@ -20,7 +20,7 @@ func configsTable() string {
 	b.WriteString("| topic config | default | use | what it says |\n| --- | --- | --- | --- |\n")
 	for _, d := range topicconf.Defs() {
 		use := map[topicconf.Use]string{
-			topicconf.Honoured: "honoured", topicconf.Pending: "waits for the compactor", topicconf.Echoed: "shown",
+			topicconf.Honoured: "honoured", topicconf.Echoed: "shown",
 		}[d.Use]
 		def := d.Default
 		if def == "" {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/skeinio/skein/batcher"
+	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/metadata"
 )
 
@@ -54,6 +55,7 @@ type Deps struct {
 	Store    Store
 	Producer Submitter
 	Extents  Extents               // NewExtentCache makes one
+	Bucket   cache.Source          // for the indexes of merged segments
 	Logger   *slog.Logger          // nil: discard
 	Metrics  prometheus.Registerer // nil: a registry of its own
 }

@@ -39,8 +39,6 @@ const (
 
 // Errors of reading one partition.
 var (
-	// errMerged: the offset lies in merged data.
-	errMerged = errors.New("reading merged segments is not supported by this version")
 	// errNoExtent: the partition's view has the offset, and the database names nothing that holds it.
 	errNoExtent = errors.New("no extent holds an offset that was assigned")
 	// errPinned: responses that are not written yet hold all the memory there is for them.
@@ -73,16 +71,17 @@ var (
 type reader struct {
 	store   Reads
 	extents Extents
+	runs    *runIndexes
 	log     *slog.Logger
 	pinned  [2]*budget             // by class
 	errors  *prometheus.CounterVec // by reason
 	waiting prometheus.Gauge
 }
 
-func newReader(store Reads, extents Extents, log *slog.Logger, reg prometheus.Registerer) *reader {
+func newReader(store Reads, extents Extents, bucket cache.Source, log *slog.Logger, reg prometheus.Registerer) *reader {
 	f := promauto.With(reg)
 	return &reader{
-		store: store, extents: extents, log: log,
+		store: store, extents: extents, runs: newRunIndexes(bucket), log: log,
 		pinned: [2]*budget{
 			cache.Tail: newBudget("fetch_tail", fetchBytes, reg), cache.Cold: newBudget("fetch_cold", coldFetchBytes, reg),
 		},
@@ -108,6 +107,7 @@ type partRead struct {
 	cold  bool
 
 	located []metadata.Located
+	lost    error // why what follows the located is not there: an index could not be read
 	picks   []pick
 	bytes   int  // of the picks, then of the batches
 	more    bool // there is more than was picked
@@ -132,7 +132,7 @@ func (p *partRead) failed() bool { return p.code != codeNone }
 func (rd *reader) locate(ctx context.Context, parts []*partRead, maxBytes int) error {
 	asked := make([]*partRead, 0, len(parts))
 	for _, p := range parts {
-		p.located, p.picks, p.bytes, p.more, p.cold = nil, nil, 0, false, false
+		p.located, p.lost, p.picks, p.bytes, p.more, p.cold = nil, nil, nil, 0, false, false
 		if !p.failed() && p.offset < p.limit {
 			asked = append(asked, p)
 		}
@@ -141,22 +141,37 @@ func (rd *reader) locate(ctx context.Context, parts []*partRead, maxBytes int) e
 		return nil
 	}
 	ahead := int64(readAheadBytes / len(asked))
+	budget := func(p *partRead) int64 { return int64(min(p.max, maxBytes)) + ahead }
+	gone, err := rd.locateOnce(ctx, asked, budget)
+	if err == nil && len(gone) > 0 { // rewritten by the compactor between the two
+		_, err = rd.locateOnce(ctx, gone, budget)
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range asked {
+		p.cold = len(p.located) > 0 && (p.located[0].Run || p.view.Seq-p.located[0].Seq > coldRows)
+	}
+	return nil
+}
+
+// locateOnce asks where partitions' records are. It gives those whose runs were gone when their index was read.
+func (rd *reader) locateOnce(ctx context.Context, asked []*partRead, budget func(*partRead) int64) (gone []*partRead, err error) {
 	queries := make([]metadata.LocateQuery, len(asked))
 	for i, p := range asked {
 		queries[i] = metadata.LocateQuery{
 			Block: p.place.Block, Slot: p.place.Slot, Offset: p.offset,
-			MaxBytes: int64(min(p.max, maxBytes)) + ahead, MaxRows: locateRows,
+			MaxBytes: budget(p), MaxRows: locateRows,
 		}
 	}
 	answers, err := rd.store.Locate(ctx, queries)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i, p := range asked {
-		p.located = answers[i]
-		p.cold = len(p.located) > 0 && p.view.Seq-p.located[0].Seq > coldRows
+		p.located, p.lost = answers[i], nil
 	}
-	return nil
+	return rd.expandAll(ctx, asked, budget), nil
 }
 
 // plan chooses what each partition will return, in the request's order, and gives the sum of bytes. It reads nothing but
@@ -186,6 +201,10 @@ func (rd *reader) plan(ctx context.Context, parts []*partRead, maxBytes int) (in
 
 // choose plans one partition that has something to return.
 func (rd *reader) choose(p *partRead, maxBytes int, atLeastOne bool) {
+	if len(p.located) == 0 && p.lost != nil {
+		rd.fail(p, p.lost)
+		return
+	}
 	if len(p.located) == 0 {
 		rd.fail(p, fmt.Errorf("%w: offset %d, the log ends at %d", errNoExtent, p.offset, p.limit))
 		return
@@ -369,9 +388,7 @@ func (p *partRead) serve(results []cache.Result) error {
 func (rd *reader) readAhead(ctx context.Context, p *partRead) {
 	var extents []cache.Extent
 	for i := len(p.picks); i < len(p.located); i++ {
-		if p.located[i].Level == 0 {
-			extents = append(extents, extentOf(&p.located[i]))
-		}
+		extents = append(extents, extentOf(&p.located[i]))
 	}
 	if len(extents) > 0 {
 		rd.extents.Prefetch(ctx, extents)
@@ -417,8 +434,6 @@ func (rd *reader) fail(p *partRead, err error) {
 		reason, level = "corrupt", slog.LevelError
 	case errors.Is(err, cache.ErrMissing), errors.Is(err, errNoExtent):
 		reason, level = "missing", slog.LevelError
-	case errors.Is(err, errMerged):
-		reason, level = "merged", slog.LevelError
 	}
 	rd.errors.WithLabelValues(reason).Inc()
 	rd.log.Log(context.Background(), level, "partition not read", "topic", p.topic, "partition", p.index,

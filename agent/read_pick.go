@@ -17,6 +17,7 @@ type pick struct {
 	end      metadata.Offset // after the last accepted one
 	batches  int             // accepted ones
 	bytes    int             // of them
+	run      *runPick        // of a chunk of a run, whose batches show when it is read: these figures are then the most there can be
 }
 
 func (k *pick) name() string {
@@ -37,13 +38,13 @@ func pickBatches(located []metadata.Located, offset, limit metadata.Offset, maxB
 		if l.Base >= limit {
 			break
 		}
-		if l.Level > 0 {
-			return picks, fmt.Errorf("%w: object %q at level %d", errMerged, l.Object, l.Level)
-		}
-		if err := checkLocated(l); err != nil {
+		choose := pickFrom
+		if l.Run {
+			choose = pickChunk
+		} else if err := checkLocated(l); err != nil {
 			return picks, err
 		}
-		k, full := pickFrom(l, offset, limit, maxBytes, atLeastOne)
+		k, full := choose(l, offset, limit, maxBytes, atLeastOne)
 		if k.batches > 0 {
 			picks = append(picks, k)
 			maxBytes -= k.bytes
@@ -102,6 +103,9 @@ func checkLocated(l *metadata.Located) error {
 
 // appendBatches cuts the pick's batches out of the decoded extent.
 func (k *pick) appendBatches(dst []servedBatch, data []byte) ([]servedBatch, error) {
+	if k.run != nil {
+		return k.appendChunk(dst, data)
+	}
 	position, base := k.position, k.base
 	for i := k.from; i < k.to; i++ {
 		m := &k.extent.Batches[i]

@@ -78,12 +78,11 @@ func TestPickBatchesErrors(t *testing.T) {
 	lies := locatedOf(20, "10:300")
 	lies.RawLength++
 	tiny := locatedOf(20, "10:60")
-	run := metadata.Located{Object: "r", Base: 20, End: 30, Level: 1}
 	for _, tt := range []struct {
 		name string
 		bad  metadata.Located
 		want error
-	}{{"lengths", lies, cache.ErrCorrupt}, {"tiny", tiny, cache.ErrCorrupt}, {"merged", run, errMerged}} {
+	}{{"lengths", lies, cache.ErrCorrupt}, {"tiny", tiny, cache.ErrCorrupt}} {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := pickBatches([]metadata.Located{tt.bad}, 20, 30, 1000, true); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)

@@ -419,7 +419,7 @@ func TestReadRelocates(t *testing.T) {
 	wantOffsets(t, part(w.fetch(fetchReq("t", 5)), 0), "5-9")
 }
 
-// Merged data is refused clearly, and what the database says wrongly is not cut up.
+// What is no run is not read as one, and what the database says wrongly is not cut up.
 func TestReadWhatCannotBe(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("t", 1)
@@ -429,7 +429,7 @@ func TestReadWhatCannotBe(t *testing.T) {
 		code   int16
 		log    string
 	}{
-		{func(l *metadata.Located) { l.Level, l.Batches = 1, nil }, codeKafkaStorageError, "merged segments is not supported"},
+		{func(l *metadata.Located) { l.Run, l.Level, l.Batches = true, 1, nil }, codeCorruptMessage, "index of object"},
 		{func(l *metadata.Located) { l.Batches = []metadata.Batch{{Length: 1 << 30}} }, codeCorruptMessage, "batches of"},
 		{func(l *metadata.Located) {
 			l.Batches = slices.Clone(l.Batches)

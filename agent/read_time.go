@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/internal/record"
@@ -105,6 +106,10 @@ func (rd *reader) searchTimes(ctx context.Context, searches []*timeSearch) {
 
 // advance looks at the extents that a round found.
 func (rd *reader) advance(ctx context.Context, q *timeSearch, located []metadata.Located) error {
+	located, err := rd.runs.expand(ctx, located, q.next, math.MaxInt64)
+	if err != nil && len(located) == 0 {
+		return err
+	}
 	for i := range located {
 		l := &located[i]
 		if l.Base >= q.part.limit {
@@ -113,9 +118,6 @@ func (rd *reader) advance(ctx context.Context, q *timeSearch, located []metadata
 		}
 		if l.End <= q.next {
 			continue
-		}
-		if l.Level > 0 {
-			return fmt.Errorf("%w: object %q at level %d", errMerged, l.Object, l.Level)
 		}
 		if at, worth := q.consider(l); worth {
 			if err := rd.searchExtent(ctx, q, l, at); err != nil || q.done {
@@ -149,10 +151,13 @@ func (q *timeSearch) consider(l *metadata.Located) (at metadata.Millis, worth bo
 
 // searchExtent looks into the batches that may hold a record from at on. It ends the search when one does.
 func (rd *reader) searchExtent(ctx context.Context, q *timeSearch, l *metadata.Located, at metadata.Millis) error {
-	if err := checkLocated(l); err != nil {
+	choose := pickFrom
+	if l.Run {
+		choose = pickChunk
+	} else if err := checkLocated(l); err != nil {
 		return err
 	}
-	k, _ := pickFrom(l, q.part.logStart(), q.part.limit, int(l.RawLength), false)
+	k, _ := choose(l, q.part.logStart(), q.part.limit, int(l.RawLength), false)
 	if k.batches == 0 {
 		return nil
 	}

@@ -131,7 +131,7 @@ func (w *world) another() *world {
 		a.t.Fatal(err)
 	}
 	a.t.Cleanup(a.cache.Close)
-	a.server = &Server{store: a.store, log: log, reader: newReader(a.store, a.cache, log, a.metrics)}
+	a.server = &Server{store: a.store, log: log, reader: newReader(a.store, a.cache, a.bucket, log, a.metrics)}
 	a.runs, a.stop = context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -82,7 +82,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: deps.Logger, store: deps.Store, producer: deps.Producer, metrics: newMetrics(deps.Metrics),
-		reader:         newReader(deps.Store, deps.Extents, deps.Logger, deps.Metrics),
+		reader:         newReader(deps.Store, deps.Extents, deps.Bucket, deps.Logger, deps.Metrics),
 		table:          map[int16]*api{},
 		produceBytes:   newBudget("produce", cfg.ProduceBufferBytes, deps.Metrics),
 		otherBytes:     newBudget("requests", otherFramesBytes, deps.Metrics),

@@ -209,7 +209,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"version"}, exitOK, ""},
 		{[]string{"--help"}, exitOK, ""},
 		{nil, exitUsage, "skein needs a command"},
-		{[]string{"fsck"}, exitUsage, `unknown command "fsck"`},
+		{[]string{"fsck"}, exitUsage, "--metadata and --bucket are needed"},
 		{[]string{"group", "list"}, exitUsage, `unknown command "group"`},
 		{[]string{"topc"}, exitUsage, "did you mean topic?"},
 		{[]string{"topic", "lst"}, exitUsage, "did you mean list?"},

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/skeinio/skein/cache"
+	"github.com/skeinio/skein/compactor"
 	"github.com/skeinio/skein/metadata"
 )
 
@@ -17,7 +18,11 @@ const memoryBase = 256 << 20
 // memoryBound is the sum of the bounds of all that an agent holds, in bytes.
 func (c *serverConfig) memoryBound() int64 {
 	uploads := int64(c.batcher.Uploads) * c.batcher.SegmentBytes
-	return memoryBase + c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
+	var merging int64
+	if c.compactor != nil {
+		merging = compactor.MemoryBytes
+	}
+	return memoryBase + merging + c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
 		c.cacheBytes + cache.DefaultInFlightBytes + cache.DefaultColdInFlightBytes + metadata.DefaultFoldCacheBytes
 }
 

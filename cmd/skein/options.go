@@ -187,11 +187,11 @@ func serverOptions() []option {
 
 func compactorOptions() []option {
 	return []option{
-		{name: "compaction-interval", kind: kindDuration, byDef: "10s", scope: inServers, later: laterCompactor,
+		{name: "compaction-interval", kind: kindDuration, byDef: "10s", scope: inServers, minimum: minCompactionInterval,
 			help: "how often the compactor looks for work"},
-		{name: "max-unmerged", kind: kindCount, byDef: "50000", scope: inServers, later: laterCompactor,
-			help: "level-0 rows of a block over which producers are slowed"},
-		{name: "gc-grace", kind: kindDuration, byDef: "1h", scope: inServers, later: laterCompactor,
+		{name: "max-unmerged", kind: kindCount, byDef: "50000", scope: inServers,
+			help: "level-0 rows of a block over which producers are slowed; 0: never"},
+		{name: "gc-grace", kind: kindDuration, byDef: "1h", scope: inServers, minimum: minGCGrace,
 			help: "how old garbage must be to be deleted; must exceed the window into which a backup may be restored"},
 	}
 }
@@ -231,24 +231,22 @@ func clientOptions() []option {
 	}
 }
 
-// What options of later releases are for.
-const (
-	laterCompactor = "the compactor"
-)
-
 // Bounds of options, in bytes, nanoseconds or pieces.
 const (
-	maxLinger            = int64(60e9)
-	minSegmentBytes      = 1 << 10
-	maxSegmentBytes      = 128 << 20
-	maxInlineBytes       = 1 << 20
-	maxSequenceHold      = int64(30e9)
-	minProduceBuffer     = 1 << 20
-	maxUploads           = 256
-	minCacheBytes        = 1 << 20
-	minRequestBytes      = 1 << 20
-	maxRequestBytes      = 1 << 30
-	maxDefaultPartitions = 100_000
+	maxLinger = int64(60e9)
+	// A merge is a handful of requests for each 64 partitions: more often costs more than it saves.
+	minCompactionInterval = int64(100e6)
+	minGCGrace            = int64(1e9)
+	minSegmentBytes       = 1 << 10
+	maxSegmentBytes       = 128 << 20
+	maxInlineBytes        = 1 << 20
+	maxSequenceHold       = int64(30e9)
+	minProduceBuffer      = 1 << 20
+	maxUploads            = 256
+	minCacheBytes         = 1 << 20
+	minRequestBytes       = 1 << 20
+	maxRequestBytes       = 1 << 30
+	maxDefaultPartitions  = 100_000
 )
 
 // optionsOf are the table's rows for a command of that scope.

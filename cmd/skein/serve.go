@@ -15,6 +15,7 @@ import (
 	"github.com/skeinio/skein/agent/admin"
 	"github.com/skeinio/skein/batcher"
 	"github.com/skeinio/skein/cache"
+	"github.com/skeinio/skein/compactor"
 	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/objstore"
 )
@@ -82,6 +83,8 @@ type stack struct {
 	cache   *cache.Cache
 	batcher *batcher.Batcher
 	server  *agent.Server
+	// compactor is nil where the roles leave it out.
+	compactor *compactor.Compactor
 }
 
 // open reaches the database and the bucket. What is out of reach for now is waited for; a wrong credential, a missing
@@ -130,7 +133,10 @@ func (s *stack) checkBucket(ctx context.Context) error {
 
 // build makes the layers above the database and the bucket. It starts nothing.
 func (s *stack) build(ctx context.Context) (err error) {
-	s.store = metadata.NewStore(metadata.Options{Driver: s.driver, Logger: s.log})
+	s.store = metadata.NewStore(metadata.Options{Driver: s.driver, Logger: s.log, MaxUnmerged: s.cfg.maxUnmerged})
+	if err := s.buildCompactor(); err != nil {
+		return err
+	}
 	s.cache, err = agent.NewExtentCache(s.store, cache.Options{
 		Bucket: s.bucket, Bytes: s.cfg.cacheBytes, ColdBytes: s.cfg.cacheBytes / coldShare, Registerer: s.metrics,
 	})
@@ -145,7 +151,7 @@ func (s *stack) build(ctx context.Context) (err error) {
 		return err
 	}
 	s.server, err = agent.New(s.cfg.agent, agent.Deps{
-		Store: s.store, Producer: s.batcher, Extents: s.cache, Logger: s.log, Metrics: s.metrics,
+		Store: s.store, Producer: s.batcher, Extents: s.cache, Bucket: s.bucket, Logger: s.log, Metrics: s.metrics,
 	})
 	if err != nil {
 		return &usageError{err}
@@ -166,6 +172,9 @@ func (s *stack) run(signalled context.Context) error {
 	g.Go(func() error { return s.store.Run(failed) })
 	g.Go(func() error { return s.batcher.Run(failed) })
 	g.Go(func() error { return s.server.Run(failed) })
+	if s.compactor != nil {
+		g.Go(func() error { return s.compactor.Run(failed) })
+	}
 	s.log.Info("ready", "kafka", s.server.Addr().String(), "http", "http://"+s.web.Addr().String(),
 		"metadata", s.cfg.metadata.String(), "bucket", s.cfg.bucket)
 	select {

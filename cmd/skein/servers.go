@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/skeinio/skein/agent"
 	"github.com/skeinio/skein/batcher"
+	"github.com/skeinio/skein/compactor"
 	"github.com/skeinio/skein/internal/segment"
 	"github.com/skeinio/skein/objstore"
 )
@@ -25,6 +27,8 @@ import (
 type serverConfig struct {
 	agent        agent.Config
 	batcher      batcher.Config
+	compactor    *compactor.Config // nil: not in this process's roles
+	maxUnmerged  int64             // 0: producers are never slowed
 	metadata     databaseURL
 	bucket       string // URL
 	createBucket bool
@@ -98,7 +102,8 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 			MaxConnections: s.count("max-connections"), MaxConnectionAge: s.dur("max-connection-age"),
 			AutoCreateTopics: s.on("auto-create-topics"), DefaultPartitions: int32(s.count("default-partitions")),
 		},
-		cacheBytes: s.size("cache-bytes"), http: s.str("http"), drainTimeout: s.dur("drain-timeout"),
+		maxUnmerged: int64(s.count("max-unmerged")),
+		cacheBytes:  s.size("cache-bytes"), http: s.str("http"), drainTimeout: s.dur("drain-timeout"),
 	}
 	cfg.agent.Groups = groupSettings(s)
 	if err := cfg.agent.Groups.Validate(); err != nil {
@@ -116,8 +121,6 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 	if s.on("hedge") && s.byName["hedge"].source != fromDefault {
 		cfg.warnings = append(cfg.warnings, "hedge is on, but not built yet: no upload is hedged")
 	}
-	// Who relies on retention must hear that it is not there.
-	cfg.warnings = append(cfg.warnings, "the compactor is not built yet: segments are neither merged nor deleted, and retention is not applied")
 	if x, limit := s.size("max-request-bytes"), s.size("produce-buffer-bytes"); x > limit {
 		return nil, fmt.Errorf("max-request-bytes (%s) is above produce-buffer-bytes (%s): such a request could never be read",
 			formatSize(x), formatSize(limit))
@@ -177,7 +180,15 @@ func devPlaces(s *settings, cfg *serverConfig) error {
 	cfg.metadata = databaseURL{kind: databaseSQLite, path: filepath.Join(dir, "metadata.db")}
 	cfg.bucket = objstore.URL{Scheme: objstore.SchemeFile, Path: filepath.Join(dir, "bucket")}.String()
 	cfg.createBucket = true
+	cfg.compactor = compactorConfig(s)
 	return nil
+}
+
+// compactorConfig is the compactor's part of the configuration.
+func compactorConfig(s *settings) *compactor.Config {
+	return &compactor.Config{
+		Interval: s.dur("compaction-interval"), MaxUnmerged: int64(s.count("max-unmerged")), GCGrace: s.dur("gc-grace"),
+	}
 }
 
 // agentPlaces reads the URLs of the database and the bucket.
@@ -194,6 +205,9 @@ func agentPlaces(s *settings, cfg *serverConfig) error {
 	cfg.createBucket = s.on("create-bucket") || u.Scheme == objstore.SchemeMemory
 	if u.Scheme == objstore.SchemeMemory {
 		cfg.warnings = append(cfg.warnings, "the bucket is in memory: its records are gone, and lost to the database, when the process ends")
+	}
+	if slices.Contains(s.names("roles"), roleCompactor) {
+		cfg.compactor = compactorConfig(s)
 	}
 	return nil
 }

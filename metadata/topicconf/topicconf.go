@@ -56,8 +56,6 @@ type Use uint8
 const (
 	// Honoured: Skein behaves as it says.
 	Honoured Use = iota
-	// Pending: validated, stored and shown; the compactor, which acts on it, is not part of this version.
-	Pending
 	// Echoed: validated, stored and shown; it has no meaning without broker-local logs or replication.
 	Echoed
 )
