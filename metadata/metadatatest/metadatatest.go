@@ -96,6 +96,7 @@ func Run(t *testing.T, open func(t *testing.T) Database) {
 		{"TxnDue", testTxnDue},
 		{"TxnFaults", testTxnFaults},
 		{"TxnMarkers", testTxnMarkers},
+		{"TxnRace", testTxnRace},
 		{"TxnRandom", testTxnRandom},
 		{"Bulk", testBulk},
 	} {

@@ -493,3 +493,62 @@ func testTxnRandom(e *env) {
 	}
 	e.checkTxns(calm, p, books)
 }
+
+// testTxnRace lets several Stores end the same transaction both ways while its producer still writes: one of them does.
+func testTxnRace(e *env) {
+	const enders = 4
+	rounds := 15
+	if testing.Short() {
+		rounds = 5
+	}
+	s := e.store()
+	p := e.topic(s, "t", 66).Partitions
+	stores := []*metadata.Store{s}
+	for len(stores) < enders {
+		stores = append(stores, e.store())
+	}
+	a := e.newActor(s, "a")
+	want, wrote, commits := metadata.Offset(0), 0, 0
+	for range rounds {
+		a.write(s, p[0], p[65])
+		var wg sync.WaitGroup
+		results := make([]error, enders)
+		for i, at := range stores {
+			wg.Go(func() { results[i] = at.EndTxn(e.Context(), a.id, a.rule(i%2 == 0)) })
+		}
+		late := make(chan metadata.BatchResult, 1)
+		b := a.batch(p[1], 1, true)
+		go func() { late <- e.one(stores[enders-1], p[1], b) }()
+		wg.Wait()
+		won := 0
+		for i, err := range results {
+			switch {
+			case err == nil:
+				won++
+				if i%2 == 0 {
+					commits++
+				}
+			case !errors.Is(err, errEnded):
+				e.Fatalf("ender %d: %v", i, err)
+			}
+		}
+		if won != 1 {
+			e.Fatalf("%d have ended the transaction", won)
+		}
+		switch r := <-late; r.Code {
+		case metadata.CodeAccepted:
+			wrote++
+		case metadata.CodeFenced:
+		default:
+			e.Fatalf("the late batch: %+v", r)
+		}
+		a.next()
+		want += 2
+		e.stable(s, p[0], want, want)
+		e.stable(s, p[65], want, want)
+		e.stable(s, p[1], metadata.Offset(2*wrote), metadata.Offset(2*wrote))
+	}
+	if n := len(e.aborted(s, p[0], 0, want)); n != rounds-commits {
+		e.Errorf("%d aborted, %d commits in %d rounds", n, commits, rounds)
+	}
+}

@@ -139,6 +139,7 @@ func (db *database) FillRuns(t testing.TB, n int, run func(i int) metadata.RunRo
 // searched are the tables that no statement may walk through.
 var searched = map[string]bool{
 	"level0": true, "runs": true, "receipts": true, "checkpoints": true, "inline": true, "objects": true, "producer_ids": true,
+	"transactions": true, "txn_open": true, "txn_offsets": true, "aborted": true,
 }
 
 func (db *database) CheckPlans(t testing.TB) {

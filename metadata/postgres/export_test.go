@@ -14,6 +14,11 @@ func Statements() []Statement {
 			list = append(list, Statement{string(name), sql})
 		}
 	}
+	list = append(list, Statement{"loadTxns", loadTxnsSQL}, Statement{"pending", pendingSQL}, Statement{"aborted", abortedSQL},
+		Statement{"prune", pruneSQL})
+	for name, sql := range txnStatements {
+		list = append(list, Statement{string(name), sql})
+	}
 	return list
 }
 
