@@ -221,12 +221,9 @@ func (r *readPlan) split(n int) []*readPlan {
 // read is one consumer: it reads its partitions to their ends.
 func (b *benchReader) read(ctx context.Context, c *kgo.Client, left map[int32]int64) error {
 	for len(left) > 0 {
-		fetches := c.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := fetches.Err(); err != nil {
-			return fmt.Errorf("consume: %w", err)
+		fetches, err := pollToEnd(ctx, c)
+		if err != nil {
+			return err
 		}
 		b.first.CompareAndSwap(0, int64(time.Since(b.start)))
 		fetches.EachPartition(func(t kgo.FetchTopicPartition) {

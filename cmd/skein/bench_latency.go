@@ -127,7 +127,7 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 		return nil, err
 	}
 	producer, err := connect(ctx, cmd, kgo.DefaultProduceTopic(f.topic), kgo.ProducerLinger(f.linger),
-		kgo.RecordDeliveryTimeout(benchDrainTimeout), kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.RecordDeliveryTimeout(benchDrainTimeout), kgo.AllowIdempotentProduceCancellation(), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(max(defaultBatchBytes, int32(f.recordBytes)+recordOverhead)), kgo.BrokerMaxWriteBytes(maxProduceRequest))
 	if err != nil {
 		return nil, err

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Bounds of the client commands.
@@ -21,6 +23,8 @@ const (
 	reachTimeout = 10 * time.Second
 	// adminTimeout bounds one admin command.
 	adminTimeout = 30 * time.Second
+	// readTimeout is how long a command that reads up to an end waits for the next record.
+	readTimeout = 30 * time.Second
 )
 
 // output is the format of lists and results.
@@ -70,7 +74,7 @@ func bootstrap(cmd *cobra.Command) ([]string, error) {
 	return seeds, nil
 }
 
-// connect makes a client and waits until an agent answers.
+// connect makes a client and waits until an agent answers, also at the address that it tells clients to use.
 func connect(ctx context.Context, cmd *cobra.Command, opts ...kgo.Opt) (*kgo.Client, error) {
 	seeds, err := bootstrap(cmd)
 	if err != nil {
@@ -90,7 +94,36 @@ func connect(ctx context.Context, cmd *cobra.Command, opts ...kgo.Opt) (*kgo.Cli
 		client.Close()
 		return nil, fmt.Errorf("no agent answers at %s: %w", strings.Join(seeds, ","), stopCause(ctx, err))
 	}
+	if err := reachAdvertised(reach, client); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("an agent answers at %s, but none where the agents tell clients to connect (their --advertise): %w",
+			strings.Join(seeds, ","), stopCause(ctx, err))
+	}
 	return client, nil
+}
+
+// reachAdvertised waits until one of the agents that are known by now answers at the address in the metadata. All else goes
+// there, and the client tries to reach it again and again for as long as it may.
+func reachAdvertised(ctx context.Context, client *kgo.Client) error {
+	brokers := client.DiscoveredBrokers()
+	answers := make(chan error, len(brokers))
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	for _, b := range brokers {
+		asking.Go(func() {
+			_, err := b.Request(ctx, kmsg.NewPtrApiVersionsRequest())
+			answers <- err
+		})
+	}
+	err := errors.New("they tell of no address")
+	for range brokers {
+		if err = <-answers; err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // softwareVersion is the version as KIP-511 allows it: letters, digits, dots and dashes, starting and ending with a letter
@@ -121,6 +154,35 @@ func stopCause(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// pollForEver waits for records until there are some.
+func pollForEver(ctx context.Context, client *kgo.Client) (kgo.Fetches, error) {
+	fetches := client.PollFetches(ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := fetches.Err(); err != nil {
+		return nil, fmt.Errorf("consume: %w", err)
+	}
+	return fetches, nil
+}
+
+// pollToEnd is PollFetches for a reader that knows that there is more: the client itself would wait for an agent for ever.
+func pollToEnd(ctx context.Context, client *kgo.Client) (kgo.Fetches, error) {
+	poll, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	fetches := client.PollFetches(poll)
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case poll.Err() != nil && fetches.Empty():
+		return nil, fmt.Errorf("consume: nothing came for %v, and the end is not reached", readTimeout)
+	}
+	if err := fetches.Err(); err != nil && !errors.Is(err, poll.Err()) {
+		return nil, fmt.Errorf("consume: %w", err)
+	}
+	return fetches, nil
 }
 
 // writeJSON writes one indented JSON value.

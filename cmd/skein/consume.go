@@ -204,15 +204,16 @@ func listOffsets(ctx context.Context, topic string, list func(context.Context, .
 // printRecords prints what comes until count records were printed (0: no limit), or all of left was read (nil: no end).
 func printRecords(ctx context.Context, p *process, client *kgo.Client, format recordFormat, count int64, left map[int32]int64) error {
 	out := bufio.NewWriterSize(p.stdout, 64<<10)
+	poll := pollForEver
+	if left != nil {
+		poll = pollToEnd
+	}
 	var line []byte
 	var printed int64
 	for {
-		fetches := client.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return errors.Join(out.Flush(), context.Cause(ctx))
-		}
-		if err := fetches.Err(); err != nil {
-			return errors.Join(out.Flush(), fmt.Errorf("consume: %w", err))
+		fetches, err := poll(ctx, client)
+		if err != nil {
+			return errors.Join(out.Flush(), err)
 		}
 		for records := fetches.RecordIter(); !records.Done(); {
 			r := records.Next()

@@ -62,6 +62,8 @@ func (f *produceFlags) options(topic string) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec),
 		kgo.RecordDeliveryTimeout(f.timeout), kgo.ProducerBatchMaxBytes(f.batchBytes), kgo.BrokerMaxWriteBytes(maxProduceRequest),
+		// The timeout is also for records that were sent and not answered. Nothing here writes a failed record again.
+		kgo.AllowIdempotentProduceCancellation(),
 	}
 	if f.batchBytes < 1 || f.batchBytes > maxProduceBatch {
 		return nil, usagef("--batch-bytes %d: want 1 to %d", f.batchBytes, maxProduceBatch)
