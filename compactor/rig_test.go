@@ -65,7 +65,7 @@ func (d *dated) List(ctx context.Context, prefix, after string, fn func(objstore
 type rig struct {
 	testing.TB
 	clock  *clock
-	driver *sqlite.Driver
+	driver metadata.Compaction
 	store  *metadata.Store
 	faults *objstore.Faults
 	bucket *dated
@@ -77,11 +77,19 @@ type rig struct {
 
 func newRig(t testing.TB, partitions int32, configs map[string]string) *rig {
 	t.Helper()
-	r := &rig{TB: t, clock: &clock{}, logs: &bytes.Buffer{}, random: rand.New(rand.NewPCG(7, uint64(partitions)))}
-	var err error
-	r.driver, err = sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "metadata.db"), sqlite.Options{Now: r.clock.now})
-	r.must(err)
-	t.Cleanup(func() { r.driver.Close() })
+	c := &clock{}
+	d, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "metadata.db"), sqlite.Options{Now: c.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return newRigOn(t, c, d, partitions, configs)
+}
+
+// newRigOn is newRig on another database, whose clock is c.
+func newRigOn(t testing.TB, c *clock, d metadata.Compaction, partitions int32, configs map[string]string) *rig {
+	t.Helper()
+	r := &rig{TB: t, clock: c, driver: d, logs: &bytes.Buffer{}, random: rand.New(rand.NewPCG(7, uint64(partitions)))}
 	r.faults = objstore.NewFaults(objstore.NewMemory())
 	r.bucket = &dated{Bucket: r.faults, clock: r.clock, put: map[string]time.Time{}}
 	r.store = metadata.NewStore(metadata.Options{Driver: r.driver})
