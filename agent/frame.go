@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -101,6 +102,9 @@ func (r *request) parseHeader(flexible bool) error {
 func (r *request) decode(message []byte) error {
 	msg := kmsg.RequestForKey(r.key)
 	msg.SetVersion(r.version)
+	if hasBytes(r.api.schema.fields) {
+		message = bytes.Clone(message) // kmsg copies strings, but its byte slices are parts of what it reads
+	}
 	if err := msg.ReadFrom(message); err != nil {
 		return fmt.Errorf("%w: %w", errMalformed, err)
 	}

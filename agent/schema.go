@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A schema says how a request is laid out, so that its bytes can be walked before kmsg decodes them. kmsg trusts the
@@ -62,6 +63,11 @@ const (
 	structElementBytes    = 128
 	primitiveElementBytes = 16
 )
+
+// hasBytes says whether some field is bytes.
+func hasBytes(fields []field) bool {
+	return slices.ContainsFunc(fields, func(f field) bool { return f.kind == kindBytes || hasBytes(f.fields) })
+}
 
 // errMalformed: a request's bytes are not what its version says.
 var errMalformed = errors.New("malformed request")

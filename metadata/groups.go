@@ -202,14 +202,13 @@ type GroupDriver interface {
 // ErrNoGroup: there is no such group.
 var ErrNoGroup = errors.New("unknown group")
 
-// OnGroups sets who is told that groups may have moved: through this Store or, while Run runs, any other. It is called
-// before Run, and its function must not block.
-func (s *Store) OnGroups(fn func(groups []GroupVersion, all bool)) { s.onGroups = fn }
+// OnGroups sets who is told that groups may have moved at another agent: its function must not block.
+func (s *Store) OnGroups(fn func(groups []GroupVersion, all bool)) { s.onGroups.Store(&fn) }
 
 // groupsMoved tells of an event's groups.
 func (s *Store) groupsMoved(e Event) {
-	if s.onGroups != nil && (len(e.Groups) > 0 || e.AllGroups || e.All) {
-		s.onGroups(e.Groups, e.AllGroups || e.All)
+	if fn := s.onGroups.Load(); fn != nil && (len(e.Groups) > 0 || e.AllGroups || e.All) {
+		(*fn)(e.Groups, e.AllGroups || e.All)
 	}
 }
 

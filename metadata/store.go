@@ -76,7 +76,7 @@ type Store struct {
 	resident    atomic.Int64
 	uses        atomic.Int64
 	stalls      atomic.Int64 // commits held up (compact.go)
-	onGroups    func(groups []GroupVersion, all bool)
+	onGroups    atomic.Pointer[func(groups []GroupVersion, all bool)]
 	onAgents    func()
 }
 
