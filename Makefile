@@ -3,7 +3,7 @@ TOOLS := $(or $(SKEIN_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/skein-tools)
 STATICCHECK := $(TOOLS)/bin/staticcheck-v0.8.2
 GOTEST := go test -timeout 20m
 PKGS := ./...
-# Packages with goroutines that the race detector watches in `make test`; `make race` takes all.
+
 TOPOLOGY ?= virtual
 
 .PHONY: help build dev test race lint fuzz bench interop chaos up down tools clean
@@ -38,8 +38,8 @@ FUZZTIME ?= 20s
 fuzz: ## each fuzz test for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-bench: build ## the figures of docs/BENCHMARKS.md
-	@scripts/bench.sh
+bench: build ## produce and consume against Apache Kafka (docs/BENCHMARKS.md)
+	@scripts/bench-kafka.sh
 
 interop: build ## other people's clients: kcat and Kafka's own tools
 	@scripts/tools.sh kcat

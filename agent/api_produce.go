@@ -168,6 +168,24 @@ func (p *produce) refuseAll(code int16, message string) {
 	}
 }
 
+// catalogueWait bounds how long a Produce waits for the newest catalogue when an older one has its topics.
+const catalogueWait = time.Second
+
+// catalogue gives the newest catalogue that is to be had. While the database does not answer that is the last one seen:
+// what was validated against it is checked again by the commit (metadata.CodeStale, CodeUnknownPartition).
+func (p *produce) catalogue(ctx context.Context) (*metadata.Catalogue, error) {
+	old := p.s.catalogue.Load()
+	if old == nil || !p.knows(old) {
+		return p.s.catalogueWith(ctx, p.knows)
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogueWait)
+	defer cancel()
+	if c, err := p.s.catalogueWith(ctx, p.knows); err == nil {
+		return c, nil
+	}
+	return old, nil
+}
+
 // validate fills in the outcomes of what is refused and collects the batches that are not.
 func (p *produce) validate(ctx context.Context) {
 	if a := p.req.acks; a != acksAll && a != acksNone && a != acksOne {
@@ -179,7 +197,7 @@ func (p *produce) validate(ctx context.Context) {
 	}
 	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
-	catalogue, err := p.s.catalogueWith(ctx, p.knows)
+	catalogue, err := p.catalogue(ctx)
 	if err != nil {
 		p.refuseAll(codeNotEnoughReplicas, err.Error())
 		return
