@@ -281,7 +281,9 @@ func TestHeartbeatsComeFromMemory(t *testing.T) {
 func TestConsumersOfBothProtocols(t *testing.T) {
 	for kind, start := range map[string]func(*testing.T, int) []*testServer{"sqlite": newAgents, "postgres": newPostgresAgents} {
 		for name, ctx := range map[string]context.Context{
-			"classic": context.Background(), "consumer": context.WithValue(context.Background(), "opt_in_kafka_next_gen_balancer_beta", true), //nolint:staticcheck // franz-go's key
+			"classic": context.Background(),
+			//lint:ignore SA1029 the key is franz-go's
+			"consumer": context.WithValue(context.Background(), "opt_in_kafka_next_gen_balancer_beta", true),
 		} {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				consumeOnce(t, ctx, start(t, 2), map[string]metadata.GroupKind{"classic": metadata.GroupClassic, "consumer": metadata.GroupConsumer}[name])

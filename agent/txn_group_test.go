@@ -37,7 +37,7 @@ func TestTxnConsumeModifyProduce(t *testing.T) {
 				}
 				s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(ts.addr), kgo.TransactionalID("etl-"+name), kgo.MaxVersions(versions),
 					kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumerGroup(group), kgo.ConsumeTopics(in),
-					kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RequireStableFetchOffsets(), kgo.FetchMaxPartitionBytes(2000),
+					kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxPartitionBytes(2000),
 					kgo.DefaultProduceTopic(out))
 				if err != nil {
 					t.Fatal(err)

@@ -1,5 +1,11 @@
 package postgres
 
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
 // Statement is one that the tests explain.
 type Statement struct{ Name, SQL string }
 
@@ -27,6 +33,9 @@ var HotSettings = hotSettings
 
 // Ended is how many sessions the lock watch ended.
 func (d *Driver) Ended() int64 { return d.ended.Load() }
+
+// QueryRow asks the database of d.
+func (d *Driver) QueryRow(ctx context.Context, sql string) pgx.Row { return d.reads.QueryRow(ctx, sql) }
 
 var (
 	EncodeEvent = encodeEvent

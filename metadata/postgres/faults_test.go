@@ -89,6 +89,7 @@ func TestFrozenClient(t *testing.T) {
 			f := flushOf(t, frozen, parts, metadata.NoProducer, 0, 1)
 			done := inBackground(t, frozen, f)
 			await(t, "the freeze", hit)
+			awaitLocked(t, driver)
 			start := time.Now()
 			if out := await(t, "the others", inBackground(t, other, flushOf(t, other, parts, metadata.NoProducer, 0, 1))); out.err != nil {
 				t.Fatalf("the others: %v", out.err)
@@ -114,6 +115,19 @@ func TestFrozenClient(t *testing.T) {
 			}
 			checkDense(t, other, parts, 3)
 		})
+	}
+}
+
+// awaitLocked waits until a session holds rows of blocks: the server may be slower than the proxy.
+func awaitLocked(t *testing.T, d *postgres.Driver) {
+	t.Helper()
+	ctx := within(t)
+	for held := false; !held; {
+		err := d.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'blocks'::regclass
+			AND mode = 'RowShareLock' AND granted)`).Scan(&held)
+		if err != nil {
+			t.Fatalf("look for locks: %v", err)
+		}
 	}
 }
 
