@@ -9,7 +9,8 @@ minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
 staticcheck_version=v0.8.2
 updated=
 
-have() { command -v "$1" >/dev/null 2>&1; }
+# have says whether a program is on the PATH; type -P, since the functions below have the names of programs.
+have() { type -P "$1" >/dev/null; }
 
 apt_install() {
   local sudo=
