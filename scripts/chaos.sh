@@ -14,7 +14,5 @@ if ! alive agent-1; then
   trap 'CLEAN=1 scripts/down.sh' EXIT
 fi
 scripts/up.sh
-bootstrap=127.0.0.1:19092
-[ "$topology" != direct ] || bootstrap=127.0.0.1:19093,127.0.0.1:19094,127.0.0.1:19095
-"$state/bin/chaos" -bootstrap "$bootstrap" -scenario "${SCENARIO:-all}" -clients "${CLIENTS:-franz,java,kcat}" \
+"$state/bin/chaos" -bootstrap "$(bootstrap)" -scenario "${SCENARIO:-all}" -clients "${CLIENTS:-franz,java,kcat}" \
   -python "${PYTHON:-python3}" "$@"

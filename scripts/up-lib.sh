@@ -3,10 +3,12 @@ state=$PWD/.skein-up
 tools=${SKEIN_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/skein-tools}
 topology=${TOPOLOGY:-virtual}
 bin=${BIN:-$PWD/skein}
-lb_port=19092
-lb_http_port=19192
-postgres_port=19432
-minio_port=19900
+# PORT_SHIFT is added to every port, so that two of these can run on one machine.
+shift_by=${PORT_SHIFT:-0}
+lb_port=$((19092 + shift_by))
+lb_http_port=$((19192 + shift_by))
+postgres_port=$((19432 + shift_by))
+minio_port=$((19900 + shift_by))
 # Only for this topology on loopback.
 minio_user=skein
 minio_password=skein-local-only
@@ -17,8 +19,16 @@ case $topology in
   *) echo "TOPOLOGY=$topology: want virtual or direct" >&2; exit 2 ;;
 esac
 
-kafka_port() { echo $((19092 + ${1#agent-})); }
-http_port() { echo $((19192 + ${1#agent-})); }
+# bootstrap is what clients are told: the load balancer, or the agents.
+bootstrap() {
+  case $topology in
+    virtual) echo "127.0.0.1:$lb_port" ;;
+    direct) echo "127.0.0.1:$(kafka_port agent-1),127.0.0.1:$(kafka_port agent-2),127.0.0.1:$(kafka_port agent-3)" ;;
+  esac
+}
+
+kafka_port() { echo $((lb_port + ${1#agent-})); }
+http_port() { echo $((lb_http_port + ${1#agent-})); }
 zone() { [ $((${1#agent-} % 2)) = 1 ] && echo zone-a || echo zone-b; }
 
 pid_of() { cat "$state/$1.pid" 2>/dev/null || true; }
@@ -194,7 +204,7 @@ END
 
 start_haproxy() {
   launch haproxy env LB_BIND="127.0.0.1:$lb_port" LB_HTTP="127.0.0.1:$lb_http_port" \
-    AGENT_1=127.0.0.1:19093 AGENT_1_HTTP=19193 AGENT_2=127.0.0.1:19094 AGENT_2_HTTP=19194 \
-    AGENT_3=127.0.0.1:19095 AGENT_3_HTTP=19195 AGENT_4=127.0.0.1:19096 AGENT_4_HTTP=19196 \
+    AGENT_1="127.0.0.1:$(kafka_port agent-1)" AGENT_1_HTTP="$(http_port agent-1)" AGENT_2="127.0.0.1:$(kafka_port agent-2)" AGENT_2_HTTP="$(http_port agent-2)" \
+    AGENT_3="127.0.0.1:$(kafka_port agent-3)" AGENT_3_HTTP="$(http_port agent-3)" AGENT_4="127.0.0.1:$(kafka_port agent-4)" AGENT_4_HTTP="$(http_port agent-4)" \
     "$(command -v haproxy || echo /usr/sbin/haproxy)" -db -f "$PWD/deploy/haproxy.cfg" -L skein-up
 }

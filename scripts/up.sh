@@ -26,8 +26,5 @@ for name in postgres minio; do start "$name"; done
 # One after the other: the first migrates the schema and makes the bucket.
 for n in 1 2 3; do start "agent-$n"; done
 start haproxy
-case $topology in
-  virtual) echo "ready: bootstrap 127.0.0.1:$lb_port" ;;
-  direct) echo "ready: bootstrap 127.0.0.1:19093,127.0.0.1:19094,127.0.0.1:19095" ;;
-esac
+echo "ready: bootstrap $(bootstrap)"
 echo "state, logs and pid files: $state; stop with: make down"
