@@ -31,6 +31,8 @@ type Config struct {
 	SequenceHold time.Duration
 	// SequenceHoldBytes bounds the bytes of held batches.
 	SequenceHoldBytes int64
+	// Hedge (hedge) begins an upload again, under a second key, that takes longer than most do.
+	Hedge bool
 	// Compression (compression) of what producers did not compress.
 	Compression segment.Compression
 }
@@ -48,6 +50,7 @@ func DefaultConfig() Config {
 		Uploads:              8,
 		SequenceHold:         2 * time.Second,
 		SequenceHoldBytes:    32 << 20,
+		Hedge:                true,
 		Compression:          segment.CompressionAuto,
 	}
 }

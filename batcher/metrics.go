@@ -15,6 +15,7 @@ type metrics struct {
 	flushBytes  [kinds]prometheus.Observer
 	puts        prometheus.Histogram
 	putFailures prometheus.Counter
+	hedges      [2]prometheus.Counter // lost, won
 
 	commits        [kinds + 1]prometheus.Counter
 	commitFailures *prometheus.CounterVec
@@ -49,6 +50,9 @@ func newMetrics(b *Batcher) *metrics {
 	m.putFailures = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "skein_segment_put_failures_total", Help: "Segment uploads that failed and are tried again.",
 	})
+	hedges := counterVec("skein_segment_hedges_total", "Segment uploads that were slow and begun again under a second key, by whether "+
+		"that one landed first.", "won")
+	m.hedges = [2]prometheus.Counter{hedges.WithLabelValues("false"), hedges.WithLabelValues("true")}
 	commits := counterVec("skein_commits_total", "Commits, by where their flushes' bytes are.", "kind")
 	for k, name := range commitKinds {
 		m.commits[k] = commits.WithLabelValues(name)
@@ -61,7 +65,7 @@ func newMetrics(b *Batcher) *metrics {
 	m.accepted, m.duplicate = m.results.WithLabelValues("accepted"), m.results.WithLabelValues("duplicate")
 	m.collectors = []prometheus.Collector{
 		flushes, bytes, m.puts, m.putFailures, commits, m.commitFailures, m.commitSeconds, m.commitFlushes, m.commitBatches,
-		m.results,
+		m.results, hedges,
 		gauge(b, "skein_batcher_buffered_bytes", "Bytes of record batches without a result.", nil,
 			func() float64 { return float64(b.buffered) }),
 		gauge(b, "skein_batcher_held_bytes", "Bytes of record batches held for an earlier one.", nil,
@@ -134,6 +138,16 @@ func (m *metrics) put(err error, took time.Duration) {
 		return
 	}
 	m.puts.Observe(took.Seconds())
+}
+
+// hedge counts a PUT that was hedged, if it was.
+func (m *metrics) hedge(hedged, won bool) {
+	switch {
+	case hedged && won:
+		m.hedges[1].Inc()
+	case hedged:
+		m.hedges[0].Inc()
+	}
 }
 
 func (m *metrics) commit(group []*flush, err error, took time.Duration) {

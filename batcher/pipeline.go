@@ -36,6 +36,7 @@ type Batcher struct {
 	sink    Sink
 	log     *slog.Logger
 	metrics *metrics
+	times   putTimes
 
 	wake        chan struct{} // something happened: Run looks again
 	heldChanged chan struct{} // batches are held that were not before
@@ -94,6 +95,7 @@ func New(o Options) (*Batcher, error) {
 		stopped: make(chan struct{}),
 		open:    &flush{}, chains: map[chainKey]*chain{}, aged: list.New(), heldChains: map[*chain]struct{}{},
 		puts: newBucket(c.PutBudget, 1), commitTokens: newBucket(c.CommitBudget, 1),
+		times:      putTimes{classes: map[int]*durations{}},
 		inline:     newBucket(float64(c.InlineBytesPerSecond), float64(c.InlineMaxBytes)),
 		committing: map[metadata.BlockID]struct{}{}, reserved: map[metadata.BlockID]struct{}{},
 	}

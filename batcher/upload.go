@@ -4,8 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
-
-	"github.com/skeinio/skein/objstore"
 )
 
 // startUploads starts the encoding and uploading of queued flushes, as far as there are slots. b.mu is held.
@@ -60,7 +58,7 @@ func (b *Batcher) put(ctx context.Context, f *flush) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, putTimeout+time.Duration(f.size)*(time.Second/slowestPut))
 	defer cancel()
-	return b.bucket.Put(ctx, string(f.key), objstore.Payload(f.payload), objstore.PutOptions{})
+	return b.putObject(ctx, f)
 }
 
 // beginUpload pins the flush's batches. It gives those to encode, or nil when what was encoded before is still right; ok is
