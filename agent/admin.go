@@ -117,7 +117,7 @@ func (s *Server) badReplicas(ids []int32) *refusal {
 		return refusef(codeInvalidReplicaAssignment, assignment+"an empty replica list.")
 	}
 	sorted := slices.Sorted(slices.Values(ids))
-	brokers := s.brokers()
+	brokers := s.brokers("")
 	for i, id := range sorted {
 		if i > 0 && sorted[i-1] == id {
 			return refusef(codeInvalidReplicaAssignment, assignment+"the broker %d more than once.", id)
@@ -172,11 +172,11 @@ func (s *Server) adminAPIs() []api {
 		{key: 21, name: "DeleteRecords", min: 0, max: 2, handle: s.deleteRecords},
 		{key: 32, name: "DescribeConfigs", min: 1, max: 4, handle: s.describeConfigs, note: "Topics and this agent. Broker " +
 			"loggers, client metrics and groups get INVALID_REQUEST."},
-		{key: 33, name: "AlterConfigs", min: 0, max: 2, handle: s.alterConfigs, note: "Topics only."},
+		{key: 33, name: "AlterConfigs", min: 0, max: 2, handle: s.alterConfigs, note: "Topics, and the group.* configs of all agents."},
 		{key: 35, name: "DescribeLogDirs", min: 1, max: 4, handle: s.describeLogDirs, note: "One virtual folder that holds " +
 			"everything; sizes are the bytes ever appended; lag 0."},
 		{key: 37, name: "CreatePartitions", min: 0, max: 3, handle: s.createPartitions, note: placement},
-		{key: 44, name: "IncrementalAlterConfigs", min: 0, max: 1, handle: s.incrementalAlterConfigs, note: "Topics only."},
+		{key: 44, name: "IncrementalAlterConfigs", min: 0, max: 1, handle: s.incrementalAlterConfigs, note: "Topics, and the group.* configs of all agents."},
 		{key: 60, name: "DescribeCluster", min: 0, max: 2, handle: s.describeCluster, note: "Brokers only: endpoint type 2 " +
 			"(controllers) gets MISMATCHED_ENDPOINT_TYPE."},
 		{key: 74, name: "ListConfigResources", min: 0, max: 1, handle: s.listConfigResources, note: "There are no broker " +

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,10 +47,14 @@ func versions(lo, hi int16) []int16 {
 	return all
 }
 
-// produce writes n records of one byte each to partition 0, one batch each.
+// produce writes n records of one byte each to partition 0, one batch each, through this server whoever leads.
 func (ts *testServer) produce(topic string, n int) {
 	ts.t.Helper()
-	c := ts.client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	here := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, ts.Addr().String())
+	}
+	c := ts.client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.Dialer(here))
 	for i := range n {
 		if err := c.ProduceSync(ts.t.Context(), &kgo.Record{Value: []byte{byte(i)}, Key: []byte("k")}).FirstErr(); err != nil {
 			ts.t.Fatal(err)

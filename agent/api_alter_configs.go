@@ -12,8 +12,8 @@ import (
 	"github.com/skeinio/skein/metadata/topicconf"
 )
 
-// AlterConfigs, key 33, versions 0 to 2: replaces all that is set on a topic. Broker configs are not dynamic yet and are
-// refused. What both ways of altering configs (the other is IncrementalAlterConfigs) share is here.
+// AlterConfigs, key 33, versions 0 to 2: replaces all that is set on a topic, or of the dynamic configs of all agents
+// (group_settings.go). What both ways of altering configs (the other is IncrementalAlterConfigs) share is here.
 
 // alteration is one resource of a request that alters configs.
 type alteration struct {
@@ -70,6 +70,10 @@ func (s *Server) alter(conn context.Context, api string, alterations []alteratio
 			a.why = tooManyTopics()
 		case a.why == nil:
 			a.why = s.badAlteration(a)
+		}
+		if a.why == nil && a.typ == kmsg.ConfigResourceTypeBroker {
+			a.why = s.alterBroker(ctx, a, validateOnly, replace)
+			continue
 		}
 		if a.why == nil {
 			changes = append(changes, metadata.ConfigChange{Topic: a.name, Replace: replace, Edit: a.edit(set)})
@@ -171,8 +175,7 @@ func (s *Server) badAlteration(a *alteration) *refusal {
 				return why
 			}
 		}
-		return refusef(codeInvalidRequest, "This version of Skein cannot change broker configs dynamically: set them in the "+
-			"agents' configuration.")
+		return nil
 	case kmsg.ConfigResourceTypeBrokerLogger:
 		return refusef(codeInvalidRequest, "Skein has no loggers to configure over the Kafka protocol.")
 	case kmsg.ConfigResourceTypeClientMetrics:

@@ -31,8 +31,8 @@ func (s *Server) describeCluster(ctx context.Context, r *request) (reply, error)
 		resp.ErrorCode, resp.ErrorMessage = why.fail(r)
 		return reply{msg: resp}, nil
 	}
-	resp.ClusterID, resp.ControllerID = *id, s.cfg.NodeID
-	for _, b := range s.brokers() {
+	resp.ClusterID, resp.ControllerID = *id, s.controller()
+	for _, b := range s.brokers(r.conn.listener) {
 		x := kmsg.NewDescribeClusterResponseBroker()
 		x.NodeID, x.Host, x.Port = b.id, b.host, b.port
 		if b.rack != "" {

@@ -26,7 +26,7 @@ func TestDescribeCluster(t *testing.T) {
 				t.Errorf("version %d: %+v", v, resp)
 			}
 			b := resp.Brokers[0]
-			if len(resp.Brokers) != 1 || b.NodeID != 7 || b.Host != "127.0.0.1" || b.Port != ts.self().port || *b.Rack != "z1" || b.IsFenced {
+			if len(resp.Brokers) != 1 || b.NodeID != 7 || b.Host != "127.0.0.1" || b.Port != ts.self("").port || *b.Rack != "z1" || b.IsFenced {
 				t.Errorf("version %d: broker %+v", v, b)
 			}
 		}

@@ -64,6 +64,7 @@ func (s *Server) describePage(
 	resp *kmsg.DescribeTopicPartitionsResponse, r *request, c *metadata.Catalogue, names []string,
 ) {
 	req := r.msg.(*kmsg.DescribeTopicPartitionsRequest)
+	place := s.placement(r.clientID)
 	left := max(min(int(req.ResponsePartitionLimit), maxDescribedPartitions), 1)
 	for _, name := range names {
 		from := 0
@@ -86,7 +87,7 @@ func (s *Server) describePage(
 		}
 		from = min(from, len(t.Partitions))
 		to := min(from+left, len(t.Partitions))
-		resp.Topics = append(resp.Topics, s.describePartitions(t, from, to))
+		resp.Topics = append(resp.Topics, s.describePartitions(&place, t, from, to))
 		left -= to - from
 		if to < len(t.Partitions) {
 			resp.NextCursor = cursorAt(name, to)
@@ -113,14 +114,14 @@ func (s *Server) undescribed(r *request, name string) kmsg.DescribeTopicPartitio
 }
 
 // describePartitions describes a topic's partitions from (inclusive) to to (exclusive).
-func (s *Server) describePartitions(t *metadata.Topic, from, to int) kmsg.DescribeTopicPartitionsResponseTopic {
+func (s *Server) describePartitions(place *placement, t *metadata.Topic, from, to int) kmsg.DescribeTopicPartitionsResponseTopic {
 	x := kmsg.NewDescribeTopicPartitionsResponseTopic()
 	x.Topic, x.TopicID, x.AuthorizedOperations = &t.Name, t.ID, topicOperations
-	replicas := s.replicas()
 	x.Partitions = make([]kmsg.DescribeTopicPartitionsResponseTopicPartition, to-from)
 	for i := range x.Partitions {
 		p := &x.Partitions[i]
 		p.Default()
+		replicas := place.replicas(t.ID, int32(from+i))
 		p.Partition, p.LeaderID, p.LeaderEpoch, p.Replicas, p.ISR = int32(from+i), replicas[0], leaderEpoch, replicas, replicas
 		p.EligibleLeaderReplicas, p.LastKnownELR = []int32{}, []int32{}
 	}

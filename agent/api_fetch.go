@@ -15,8 +15,9 @@ import (
 // Fetch, key 1, versions 4 to 18.
 //
 // Deviations: there are no fetch sessions (KIP-227), which the protocol allows: every response has session id 0, and a
-// request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND, upon which clients send the whole list again. The
-// rack is not looked at.
+// request that refers to a session gets FETCH_SESSION_ID_NOT_FOUND, upon which clients send the whole list again.
+//
+// A consumer that says its rack is sent to the agent of that zone (KIP-392), where there is one.
 
 const (
 	// maxFetchWait bounds a client's max_wait.
@@ -37,11 +38,14 @@ type fetch struct {
 	// results has the response's partitions, in the request's order: topics[i] has the next counts[i] of them.
 	results  []fetchResult
 	counts   []int
-	parts    []*partRead // those of results that exist
+	parts    []*partRead // those of results that exist and are read here
+	moved    []*partRead // those that are to be read elsewhere
 	maxBytes int
 	minBytes int
 	wait     time.Duration
-	drained  <-chan struct{} // ends the wait: what there is then is the answer
+	// preferred is Server.preferredReplica.
+	preferred func(rack string, topic metadata.TopicID, index int32) (node int32, other bool)
+	drained   <-chan struct{} // ends the wait: what there is then is the answer
 }
 
 // fetchResult is one partition of the response: part, or an error found before anything was looked at.
@@ -49,6 +53,9 @@ type fetchResult struct {
 	index int32
 	code  int16
 	part  *partRead
+	// moved: the consumer is to fetch from the agent elsewhere instead.
+	moved     bool
+	elsewhere int32
 }
 
 func (x *fetchResult) errorCode() int16 {
@@ -73,7 +80,7 @@ func (s *Server) fetch(ctx context.Context, r *request) (reply, error) {
 		reader: s.reader, req: req,
 		maxBytes: int(min(max(req.MaxBytes, 0), maxFetchBytes)), minBytes: int(req.MinBytes),
 		wait:    min(time.Duration(max(req.MaxWaitMillis, 0))*time.Millisecond, maxFetchWait),
-		drained: s.drained,
+		drained: s.drained, preferred: s.preferredReplica,
 	}
 	if err := f.resolve(ctx, s.store); err != nil {
 		return reply{}, err
@@ -116,12 +123,21 @@ func (f *fetch) resolve(ctx context.Context, topics Topics) error {
 			return ctx.Err()
 		}
 		for j := range t.Partitions {
-			f.results = append(f.results, f.result(topic, &t.Partitions[j], err))
+			x := f.result(topic, &t.Partitions[j], err)
+			if x.part != nil {
+				x.elsewhere, x.moved = f.preferred(f.req.Rack, topic.ID, x.index)
+			}
+			f.results = append(f.results, x)
 		}
 	}
 	for i := range f.results {
-		if p := f.results[i].part; p != nil {
-			f.parts = append(f.parts, p)
+		x := &f.results[i]
+		switch {
+		case x.part == nil:
+		case x.moved:
+			f.moved = append(f.moved, x.part)
+		default:
+			f.parts = append(f.parts, x.part)
 		}
 	}
 	return nil
@@ -178,6 +194,15 @@ func checkLeaderEpoch(epoch int32) int16 {
 
 // run waits until there is enough to return, and reads it. release gives back the memory that the response refers to.
 func (f *fetch) run(ctx context.Context) (release func(), err error) {
+	if len(f.moved) > 0 {
+		f.wait = 0 // they are told at once
+		if err := f.reader.look(ctx, f.moved, false); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			f.reader.failAll(f.moved, err)
+		}
+	}
 	if len(f.parts) == 0 {
 		return func() {}, nil
 	}

@@ -101,7 +101,11 @@ func (f *fetch) encodePartition(v *vector, x *fetchResult) {
 		v.length(-1, flexible)
 	}
 	if version >= fetchReplica {
-		v.int32(noReplica)
+		if x.moved && code == codeNone {
+			v.int32(x.elsewhere)
+		} else {
+			v.int32(noReplica)
+		}
 	}
 	size := 0
 	for _, b := range batches {

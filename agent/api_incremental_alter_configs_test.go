@@ -103,7 +103,7 @@ func TestIncrementalAlterConfigsRefusals(t *testing.T) {
 	broker := incrementalRequest("", "log.cleaner.threads", opSet, "1")
 	broker.Resources[0].ResourceType = kmsg.ConfigResourceTypeBroker
 	r := ask[*kmsg.IncrementalAlterConfigsResponse](conn, broker, 1).Resources[0]
-	if r.ErrorCode != codeInvalidRequest || !strings.Contains(*r.ErrorMessage, "broker configs") {
+	if r.ErrorCode != codeInvalidRequest || !strings.Contains(*r.ErrorMessage, "while agents run") {
 		t.Errorf("dynamic broker configs: %+v", r)
 	}
 }

@@ -35,7 +35,7 @@ func (s *Server) listConfigResources(ctx context.Context, r *request) (reply, er
 		}
 	}
 	if wants(kmsg.ConfigResourceTypeBroker) {
-		for _, b := range s.brokers() {
+		for _, b := range s.brokers(r.conn.listener) {
 			resp.ConfigResources = append(resp.ConfigResources, configResource(kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(b.id))))
 		}
 	}

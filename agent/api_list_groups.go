@@ -10,8 +10,8 @@ import (
 	"github.com/skeinio/skein/metadata"
 )
 
-// ListGroups, key 16, versions 0 to 5: from version 4 filtered by state (KIP-518), from version 5 by type (KIP-848). All
-// groups are listed whichever agent is asked.
+// ListGroups, key 16, versions 0 to 5: from version 4 filtered by state (KIP-518), from version 5 by type (KIP-848). Each
+// agent lists the groups that it is shown as the coordinator of: tools ask every broker.
 
 const (
 	// listPage is how many groups one statement reads.
@@ -30,6 +30,9 @@ func (s *Server) listGroups(ctx context.Context, r *request) (reply, error) {
 		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, value) })
 	}
 	err := s.eachGroup(ctx, func(g *metadata.GroupRow) {
+		if !s.coordinates(string(g.ID)) {
+			return
+		}
 		typ := groupType(g.Kind)
 		if !wanted(req.StatesFilter, g.State) || !wanted(req.TypesFilter, typ) {
 			return

@@ -58,7 +58,7 @@ func (s *Server) listTransactions(ctx context.Context, r *request) (reply, error
 			break
 		}
 		for i := range page {
-			if t := &page[i]; listsTxn(req, t, now) && (pattern == nil || pattern.MatchString(string(t.ID))) {
+			if t := &page[i]; s.coordinates(string(t.ID)) && listsTxn(req, t, now) && (pattern == nil || pattern.MatchString(string(t.ID))) {
 				x := kmsg.NewListTransactionsResponseTransactionState()
 				x.TransactionalID, x.ProducerID, x.TransactionState = string(t.ID), int64(t.Producer), t.State.String()
 				resp.TransactionStates = append(resp.TransactionStates, x)

@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Metadata, key 3, versions 0 to 13. This agent is the only broker and the leader of everything (topology "virtual"): the
-// address is a load balancer's, or there is one agent. Leader epochs are 0 for ever, the in-sync replicas are the
+// Metadata, key 3, versions 0 to 13. Topology "virtual": this agent is the only broker and the leader of everything; "direct":
+// topology.go says who leads what, which depends on the client's zone. Leader epochs are 0 for ever, the in-sync replicas are the
 // replicas, and topics that are created on the way are there at once, without a LEADER_NOT_AVAILABLE first.
 
 const (
@@ -40,17 +40,6 @@ type broker struct {
 	rack string // "" = none
 }
 
-// self is this agent.
-func (s *Server) self() broker {
-	return broker{id: s.cfg.NodeID, host: s.cfg.AdvertisedHost, port: s.cfg.AdvertisedPort, rack: s.cfg.Rack}
-}
-
-// brokers are the agents that clients are told of.
-func (s *Server) brokers() []broker { return []broker{s.self()} }
-
-// replicas are the ids of the agents shown as a partition's replicas; the first is its leader.
-func (s *Server) replicas() []int32 { return []int32{s.cfg.NodeID} }
-
 // clusterID gives the cluster's id, or nil while the database cannot tell.
 func (s *Server) clusterID(ctx context.Context) *string {
 	if id := s.cluster.Load(); id != nil {
@@ -67,10 +56,10 @@ func (s *Server) clusterID(ctx context.Context) *string {
 
 func (s *Server) metadata(ctx context.Context, r *request) (reply, error) {
 	req := r.msg.(*kmsg.MetadataRequest)
-	m := metadataCall{s: s, r: r, req: req}
+	m := metadataCall{s: s, r: r, req: req, placement: s.placement(r.clientID)}
 	resp := kmsg.NewPtrMetadataResponse()
 	resp.SetVersion(r.version)
-	for _, b := range s.brokers() {
+	for _, b := range s.brokers(r.conn.listener) {
 		x := kmsg.NewMetadataResponseBroker()
 		x.NodeID, x.Host, x.Port = b.id, b.host, b.port
 		if b.rack != "" {
@@ -79,7 +68,7 @@ func (s *Server) metadata(ctx context.Context, r *request) (reply, error) {
 		resp.Brokers = append(resp.Brokers, x)
 	}
 	resp.ClusterID = s.clusterID(ctx)
-	resp.ControllerID = s.cfg.NodeID
+	resp.ControllerID = s.controller()
 	if req.IncludeClusterAuthorizedOperations {
 		resp.AuthorizedOperations = clusterOperations
 	}
@@ -102,6 +91,7 @@ type metadataCall struct {
 	r       *request
 	req     *kmsg.MetadataRequest
 	release func() // of the memory for the response
+	placement
 }
 
 // reserve takes memory for topics of so many partitions.
@@ -266,10 +256,10 @@ func (m *metadataCall) describe(t *metadata.Topic) kmsg.MetadataResponseTopic {
 	if m.req.IncludeTopicAuthorizedOperations {
 		out.AuthorizedOperations = topicOperations
 	}
-	replicas := m.s.replicas()
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i := range out.Partitions {
 		p := kmsg.NewMetadataResponseTopicPartition()
+		replicas := m.replicas(t.ID, int32(i))
 		p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR = int32(i), replicas[0], 0, replicas, replicas
 		out.Partitions[i] = p
 	}

@@ -67,6 +67,7 @@ func (s *Server) brokerEntries(topics topicconf.Set) []configEntry {
 		}
 		entries = append(entries, e)
 	}
+	entries = append(entries, s.groupEntries()...)
 	slices.SortFunc(entries, func(a, b configEntry) int { return cmp.Compare(a.name, b.name) })
 	return entries
 }
@@ -79,7 +80,7 @@ func (s *Server) brokerConfigs() []brokerConfig {
 	)
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	id := number(int64(s.cfg.NodeID))
-	self := s.self()
+	self := s.self("")
 	configs := []brokerConfig{
 		setConfig("broker.id", integer, id, "-1", "This agent's id as a broker."),
 		staticConfig("node.id", integer, id, "This agent's id as a broker."),

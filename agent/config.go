@@ -32,6 +32,11 @@ type Config struct {
 	AdvertisedHost string
 	AdvertisedPort int32
 	Rack           string // "" = none
+	// Listeners are further listeners: for instance one for clients outside of the network.
+	Listeners []Listener
+	// ProxyProtocol expects a header of the PROXY protocol, version 2, on every connection: the load balancer's. Its
+	// client address is then the connection's. Connections without one are closed.
+	ProxyProtocol bool
 
 	// MaxRequestBytes bounds one Produce request; others are bounded by MaxOtherRequestBytes.
 	MaxRequestBytes int
@@ -49,6 +54,14 @@ type Config struct {
 
 	// Groups are the group.* settings, as far as no dynamic config says otherwise.
 	Groups group.Settings
+}
+
+// Listener is a further listener and what its clients are told to connect to.
+type Listener struct {
+	Name           string // not "", which is the first one's
+	Listen         string // host:port
+	AdvertisedHost string
+	AdvertisedPort int32
 }
 
 // withDefaults fills in what is zero.
@@ -93,6 +106,16 @@ func (c Config) validate() error {
 	}
 	if c.DefaultPartitions < 1 {
 		errs = append(errs, fmt.Errorf("default-partitions %d is below 1", c.DefaultPartitions))
+	}
+	names := map[string]bool{"": true}
+	for _, l := range c.Listeners {
+		if names[l.Name] {
+			errs = append(errs, fmt.Errorf("listener name %q is there twice", l.Name))
+		}
+		names[l.Name] = true
+		if l.AdvertisedHost == "" || l.AdvertisedPort < 1 || l.AdvertisedPort > maxAdvertisedPort {
+			errs = append(errs, fmt.Errorf("listener %q has no address for clients", l.Name))
+		}
 	}
 	if c.NodeID < 0 {
 		errs = append(errs, fmt.Errorf("node-id %d is negative", c.NodeID))

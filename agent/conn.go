@@ -34,7 +34,7 @@ var closeReasons = []struct {
 	reason string
 }{
 	{errClosedByClient, "client"}, {errIdle, "idle"}, {errAge, "age"}, {errDrained, "drain"},
-	{errFrameTime, "slow_request"}, {errFrameSize, "frame_size"}, {errUnknownAPI, "unknown_api"}, {errVersion, "version"},
+	{errFrameTime, "slow_request"}, {errFrameSize, "frame_size"}, {errUnknownAPI, "unknown_api"}, {errVersion, "version"}, {errProxyHeader, "proxy_header"},
 	{errHeader, "header"}, {errMalformed, "malformed"}, {errWrite, "write"}, {errRefused, "refused"}, {errPanic, "panic"},
 	{context.Canceled, "shutdown"}, {errRead, "read"},
 }
@@ -58,12 +58,32 @@ type conn struct {
 
 // serve runs the connection until it ends, and gives the reason.
 func (c *conn) serve() error {
-	err := c.requests()
+	err := c.introduce()
+	if err == nil {
+		err = c.requests()
+	}
 	if polite(err) && c.pipe.waitIdle(c.ctx) == nil {
 		c.linger()
 	}
 	c.abort(err)
 	return context.Cause(c.ctx)
+}
+
+// introduce reads the load balancer's header, where there must be one.
+func (c *conn) introduce() error {
+	if !c.s.cfg.ProxyProtocol {
+		return nil
+	}
+	if err := c.nc.SetReadDeadline(time.Now().Add(proxyHeaderTimeout)); err != nil {
+		return fmt.Errorf("%w: %w", errRead, err)
+	}
+	remote, err := readProxyHeader(c.br)
+	if remote != nil {
+		c.s.mu.Lock() // for who looks through the open connections
+		c.info.remote = remote
+		c.s.mu.Unlock()
+	}
+	return err
 }
 
 // polite says whether what was asked is still answered before the connection is closed.

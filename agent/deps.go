@@ -56,6 +56,7 @@ type Deps struct {
 	Producer Submitter
 	Extents  Extents               // NewExtentCache makes one
 	Bucket   cache.Source          // for the indexes of merged segments
+	Cluster  *Cluster              // topology "direct"; nil: "virtual"
 	Logger   *slog.Logger          // nil: discard
 	Metrics  prometheus.Registerer // nil: a registry of its own
 }

@@ -49,6 +49,7 @@ type groups struct {
 	drained <-chan struct{}
 	base    group.Settings
 	now     atomic.Pointer[group.Settings]
+	dynamic atomic.Pointer[map[string]string] // of now, over base
 	metrics *groupMetrics
 
 	mu      sync.Mutex
@@ -105,6 +106,7 @@ func newGroups(s *Server, reg prometheus.Registerer) *groups {
 	g.now.Store(&g.base)
 	if g.store != nil {
 		g.store.OnGroups(g.onMoved)
+		reg.MustRegister(newLagCollector(g))
 	}
 	return g
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,11 +16,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/skeinio/skein/agent/group"
-	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/internal/testenv"
 	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/metadata/sqlite"
-	"github.com/skeinio/skein/objstore"
 )
 
 // quickGroups are settings that let tests of groups end soon.
@@ -67,13 +66,7 @@ func newGroupServer(t *testing.T, store *metadata.Store) *testServer {
 	ts := newTestServer(t, func(c *Config, d *Deps) {
 		c.Groups = quickGroups()
 		d.Store, d.Producer, d.Logger = store, directProducer{store: store}, nil
-		held, err := NewExtentCache(store, cache.Options{Bucket: objstore.NewMemory(), Registerer: d.Metrics})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(held.Close)
-		d.Extents = held
-	})
+	}, withExtents(t))
 	ts.store = store
 	return ts
 }
@@ -346,4 +339,147 @@ func consumeOnce(t *testing.T, ctx context.Context, agents []*testServer, kind m
 	}
 	cancel()
 	wg.Wait()
+}
+
+// TestGroupLag shows lag per partition and group.
+func TestGroupLag(t *testing.T) {
+	ts := newAgents(t, 1)[0]
+	topic := ts.createTopic("t", 2, nil)
+	producer := ts.client(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for i := range 10 {
+		if err := producer.ProduceSync(t.Context(), &kgo.Record{Topic: "t", Partition: int32(i % 2), Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offset := func(partition int32, at metadata.Offset) metadata.GroupOffset {
+		return metadata.GroupOffset{TopicPartition: metadata.TopicPartition{Topic: topic.ID, Partition: partition}, Offset: at}
+	}
+	err := ts.store.CommitOffsets(t.Context(), metadata.OffsetCommit{
+		Group: "g", Offsets: []metadata.GroupOffset{offset(0, 1), offset(1, 5)},
+		Check: func(metadata.Millis, *metadata.GroupRow, []metadata.MemberRow) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `# HELP skein_group_lag Records between a group's committed offset and the high watermark.
+# TYPE skein_group_lag gauge
+skein_group_lag{group="g",partition="0",topic="t"} 4
+skein_group_lag{group="g",partition="1",topic="t"} 0
+# HELP skein_group_lag_sum skein_group_lag of all partitions of a group.
+# TYPE skein_group_lag_sum gauge
+skein_group_lag_sum{group="g"} 4
+`
+	if err := testutil.GatherAndCompare(ts.metrics, strings.NewReader(want), "skein_group_lag", "skein_group_lag_sum"); err != nil {
+		t.Error(err)
+	}
+}
+
+// countingStore counts the statements that heartbeats cost.
+type countingStore struct {
+	*metadata.Store
+	loads, writes, sweeps, changes atomic.Int64
+}
+
+func (s *countingStore) LoadGroups(ctx context.Context, ids ...metadata.GroupID) (metadata.Millis, []metadata.GroupRows, error) {
+	s.loads.Add(1)
+	return s.Store.LoadGroups(ctx, ids...)
+}
+
+func (s *countingStore) WriteBack(ctx context.Context, w metadata.WriteBack) (*metadata.WrittenBack, error) {
+	s.writes.Add(1)
+	return s.Store.WriteBack(ctx, w)
+}
+
+func (s *countingStore) SweepGroups(ctx context.Context, limit int) ([]metadata.GroupID, error) {
+	s.sweeps.Add(1)
+	return s.Store.SweepGroups(ctx, limit)
+}
+
+func (s *countingStore) ChangeGroup(ctx context.Context, id metadata.GroupID,
+	fn func(metadata.Millis, *metadata.GroupRows) (*metadata.GroupSave, error),
+) (int64, error) {
+	s.changes.Add(1)
+	return s.Store.ChangeGroup(ctx, id, fn)
+}
+
+// TestThousandMembers lets a thousand members of fifty groups heartbeat at three agents, and counts statements.
+func TestThousandMembers(t *testing.T) {
+	const groups, each, seconds, session = 50, 20, 6, 10 * time.Second
+	url := testenv.PostgresDatabase(t)
+	stores := make([]*countingStore, 3)
+	agents := make([]*testServer, len(stores))
+	for i := range stores {
+		stores[i] = &countingStore{Store: newPostgresStore(t, url)}
+		agents[i] = newTestServer(t, func(c *Config, d *Deps) {
+			c.Groups = quickGroups()
+			d.Store, d.Producer, d.Logger = stores[i], directProducer{store: stores[i].Store}, nil
+		})
+	}
+	type one struct {
+		id, member string
+		generation int32
+	}
+	var members []one
+	for g := range groups {
+		id := fmt.Sprint("g", g)
+		_, err := stores[0].Store.ChangeGroup(t.Context(), metadata.GroupID(id), func(now metadata.Millis, rows *metadata.GroupRows) (*metadata.GroupSave, error) {
+			x, err := group.Decode(rows)
+			if err != nil {
+				return nil, err
+			}
+			x.Kind, x.State, x.Generation, x.ProtocolType, x.Protocol = metadata.GroupClassic, group.Stable, 1, "any", "p"
+			for m := range each {
+				k := metadata.MemberID(fmt.Sprint("m", m))
+				x.Leader = k
+				x.Members[k] = &group.Member{ID: k, Session: session, Heard: now, Synced: true}
+			}
+			return x.Save(group.Event{Now: now, Settings: quickGroups()}, rows), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range each {
+			members = append(members, one{id, fmt.Sprint("m", m), 1})
+		}
+	}
+	// All of them heartbeat every second, half of the time at another agent.
+	var beats atomic.Int64
+	var wg sync.WaitGroup
+	run := func(rounds int) {
+		for w := range 30 {
+			conns := []*rawConn{agents[w%3].dial(), agents[(w+1)%3].dial()}
+			wg.Go(func() {
+				tick := time.NewTicker(time.Second)
+				defer tick.Stop()
+				for round := range rounds {
+					for i := w; i < len(members); i += 30 {
+						m := members[i]
+						r := ask[*kmsg.HeartbeatResponse](conns[round%2], heartbeatRequest(m.id, m.member, m.generation), 4)
+						if r.ErrorCode != codeNone {
+							t.Errorf("heartbeat of %s in %s: %s", m.member, m.id, codeName(r.ErrorCode))
+						}
+						beats.Add(1)
+					}
+					<-tick.C
+				}
+			})
+		}
+		wg.Wait()
+	}
+	run(2) // so that every agent knows every group
+	count := func() (n int64) {
+		for _, s := range stores {
+			n += s.loads.Load() + s.writes.Load() + s.sweeps.Load() + s.changes.Load()
+		}
+		return n
+	}
+	before, beaten, start := count(), beats.Load(), time.Now()
+	run(seconds)
+	took := time.Since(start).Seconds()
+	perSecond := float64(count()-before) / took
+	t.Logf("%.0f heartbeats a second of %d members at %d agents: %.1f statements a second", float64(beats.Load()-beaten)/took, len(members), len(agents), perSecond)
+	// Each agent writes back and sweeps once a second.
+	if perSecond > 10 {
+		t.Errorf("%.1f statements a second", perSecond)
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/skeinio/skein/batcher"
+	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/metadata/sqlite"
 	"github.com/skeinio/skein/objstore"
@@ -49,6 +50,18 @@ func withProducer(p Submitter) testOption {
 
 func withConfig(change func(*Config)) testOption {
 	return func(c *Config, _ *Deps) { change(c) }
+}
+
+// withExtents lets a server read what is inline in its store.
+func withExtents(t *testing.T) testOption {
+	return func(_ *Config, d *Deps) {
+		held, err := NewExtentCache(d.Store.(*metadata.Store), cache.Options{Bucket: objstore.NewMemory(), Registerer: d.Metrics})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(held.Close)
+		d.Extents = held
+	}
 }
 
 // newTestStore opens a store on a new SQLite file and runs it until the test ends.

@@ -16,6 +16,8 @@ const (
 	frameMinBytesPerSecond = 128 << 10
 	writeTimeout           = 30 * time.Second
 	writeMinBytesPerSecond = 64 << 10
+	// proxyHeaderTimeout is how long the header of the PROXY protocol may take.
+	proxyHeaderTimeout = 5 * time.Second
 
 	// lingerTimeout and lingerBytes bound what is read and thrown away after the last response, so that the close does
 	// not reset the connection and take the response with it.

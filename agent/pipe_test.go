@@ -108,7 +108,7 @@ func (ps *pipeServer) connect() *rawConn {
 	ps.t.Helper()
 	client, server := net.Pipe()
 	ps.t.Cleanup(func() { client.Close() })
-	ps.admit(ps.ctx, server)
+	ps.admit(ps.ctx, server, "")
 	return &rawConn{Conn: client, t: ps.t, br: bufio.NewReader(client)}
 }
 

@@ -11,7 +11,7 @@ import (
 // connInfo is what a handler may know of a connection.
 type connInfo struct {
 	id       uint64 // never used twice in one process
-	listener string // name of the listener
+	listener string // name of the listener, "" for the first
 	remote   net.Addr
 }
 

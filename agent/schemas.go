@@ -115,6 +115,24 @@ func schemas() map[int16]*schema {
 		44: {flexible: 1, fields: []field{ // IncrementalAlterConfigs
 			structs(i8(), str(), structs(str(), i8(), str())), i8(),
 		}},
+		34: {flexible: 2, fields: []field{ // AlterReplicaLogDirs
+			structs(str(), structs(str(), array(i32()))),
+		}},
+		43: {flexible: 2, fields: []field{ // ElectLeaders
+			i8().since(1), structs(str(), array(i32())), i32(),
+		}},
+		45: {flexible: 0, fields: []field{ // AlterPartitionReassignments
+			i32(), i8().since(1), structs(str(), structs(i32(), array(i32()))),
+		}},
+		46: {flexible: 0, fields: []field{ // ListPartitionReassignments
+			i32(), structs(str(), array(i32())),
+		}},
+		48: {flexible: 1, fields: []field{ // DescribeClientQuotas
+			structs(str(), i8(), str()), i8(),
+		}},
+		50: {flexible: 0, fields: []field{ // DescribeUserScramCredentials
+			structs(str()),
+		}},
 		60: {flexible: 0, fields: []field{ // DescribeCluster
 			i8(), i8().since(1), i8().since(2),
 		}},

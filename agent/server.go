@@ -30,6 +30,7 @@ var (
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
+	peers    *Cluster // nil: topology "virtual"
 	store    Store
 	producer Submitter
 	reader   *reader
@@ -57,7 +58,8 @@ type Server struct {
 	drained  chan struct{} // closed when no more is accepted because of Drain
 
 	mu       sync.Mutex
-	listener net.Listener
+	listener net.Listener   // the first
+	others   []net.Listener // those of Config.Listeners
 	open     map[*conn]struct{}
 }
 
@@ -81,7 +83,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		deps.Metrics = prometheus.NewRegistry()
 	}
 	s := &Server{
-		cfg: cfg, log: deps.Logger, store: deps.Store, producer: deps.Producer, metrics: newMetrics(deps.Metrics),
+		cfg: cfg, log: deps.Logger, peers: deps.Cluster, store: deps.Store, producer: deps.Producer, metrics: newMetrics(deps.Metrics),
 		reader:         newReader(deps.Store, deps.Extents, deps.Bucket, deps.Logger, deps.Metrics),
 		table:          map[int16]*api{},
 		produceBytes:   newBudget("produce", cfg.ProduceBufferBytes, deps.Metrics),
@@ -120,11 +122,15 @@ func (s *Server) Listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for Kafka clients on %s: %w", s.cfg.Listen, err)
 	}
+	others, err := s.listenMore(ctx)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	s.mu.Lock()
-	s.listener = l
+	s.listener, s.others = l, others
 	s.mu.Unlock()
 	if err := s.advertise(l.Addr()); err != nil {
-		return errors.Join(err, l.Close())
+		return errors.Join(err, s.closeListeners())
 	}
 	// From here on the kernel takes connections, which Run serves.
 	s.state.CompareAndSwap(stateNew, stateListening)
@@ -188,11 +194,11 @@ func (s *Server) Run(ctx context.Context) error {
 	background.Go(func() { s.runTxns(ctx) })
 	defer cancel() // before it is waited for
 	accepting := make(chan error, 1)
-	go func() { accepting <- s.accept(ctx) }()
+	go func() { accepting <- s.acceptAll(ctx) }()
 	var err error
 	select {
 	case <-ctx.Done():
-		s.listener.Close()
+		_ = s.closeListeners() // they may be closed already
 		s.cutOff(ctx.Err())
 		<-accepting
 		s.cutOff(ctx.Err()) // what was accepted meanwhile
@@ -214,14 +220,11 @@ func (s *Server) Drain(ctx context.Context) error {
 	if s.state.Swap(stateDraining) != stateDraining {
 		close(s.drained)
 	}
-	l := s.listener
 	for c := range s.open {
 		c.drain()
 	}
 	s.mu.Unlock()
-	if l != nil {
-		l.Close()
-	}
+	_ = s.closeListeners() // they may be closed already
 	ended := make(chan struct{})
 	go func() {
 		s.conns.Wait()
@@ -247,14 +250,14 @@ func (s *Server) cutOff(reason error) {
 }
 
 // accept takes connections until the listener is closed.
-func (s *Server) accept(ctx context.Context) error {
+func (s *Server) accept(ctx context.Context, l net.Listener, name string) error {
 	retry := acceptRetryMin
 	for {
-		nc, err := s.listener.Accept()
+		nc, err := l.Accept()
 		switch {
 		case err == nil:
 			retry = acceptRetryMin
-			s.admit(ctx, nc)
+			s.admit(ctx, nc, name)
 			continue
 		case errors.Is(err, net.ErrClosed):
 			return nil
@@ -273,10 +276,10 @@ func (s *Server) accept(ctx context.Context) error {
 }
 
 // admit starts serving a connection, unless there are too many.
-func (s *Server) admit(ctx context.Context, nc net.Conn) {
+func (s *Server) admit(ctx context.Context, nc net.Conn, listener string) {
 	c := &conn{
 		s: s, nc: nc, br: bufio.NewReaderSize(nc, readBufferBytes), pipe: newPipeline(),
-		info: connInfo{id: s.nextConn.Add(1), listener: s.cfg.Listen, remote: nc.RemoteAddr()},
+		info: connInfo{id: s.nextConn.Add(1), listener: listener, remote: nc.RemoteAddr()},
 	}
 	if age := s.cfg.MaxConnectionAge; age > 0 {
 		jitter := time.Duration(rand.Int64N(int64(age/connectionAgeJitterFraction) + 1))

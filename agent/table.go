@@ -38,10 +38,11 @@ func (s *Server) apis() []api {
 	table := []api{
 		{key: keyProduce, name: "Produce", min: 0, max: 13, refuseBelow: 3, begin: s.beginProduce, note: "0–2 are advertised for " +
 			"librdkafka before 2.6 (KAFKA-18659) and close the connection; acks 1 is served as -1."},
-		{key: 3, name: "Metadata", min: 0, max: 13, handle: s.metadata, note: "One broker, leader epoch 0, in-sync replicas = " +
-			"replicas; a topic created on the way is there at once."},
-		{key: 10, name: "FindCoordinator", min: 0, max: 6, handle: s.findCoordinator, note: "Always the agent that is asked; " +
-			"share groups get INVALID_REQUEST."},
+		{key: 3, name: "Metadata", min: 0, max: 13, handle: s.metadata, note: "Topology virtual shows one broker, direct every " +
+			"agent, a partition's replicas being one agent of each zone and its leader that of the client's zone (client.id with zone=…); " +
+			"leader epoch 0, in-sync replicas = replicas; a topic created on the way is there at once."},
+		{key: 10, name: "FindCoordinator", min: 0, max: 6, handle: s.findCoordinator, note: "Topology virtual: the one broker; direct: an agent " +
+			"by hashing, though any serves; share groups get INVALID_REQUEST."},
 		{key: keyApiVersions, name: "ApiVersions", min: 0, max: 4, handle: s.apiVersions},
 		{key: 22, name: "InitProducerId", min: 0, max: 5, handle: s.initProducerID},
 		{key: 1, name: "Fetch", min: 4, max: 18, handle: s.fetch, note: "No fetch sessions (KIP-227): the session id is always 0, " +
@@ -52,6 +53,7 @@ func (s *Server) apis() []api {
 			"ever; epoch 0 ends at the high watermark."},
 	}
 	table = append(table, s.adminAPIs()...)
+	table = append(table, s.clusterAPIs()...)
 	table = append(table, s.groupAPIs()...)
 	table = append(table, s.txnAPIs()...)
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })

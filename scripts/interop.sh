@@ -103,6 +103,39 @@ check "kafka-topics: a topic that exists is refused" "1" \
   "$($kafka topics --bootstrap-server "$bootstrap" --create --topic "$t-b" 2>&1 |
     grep -c "Error.*Topic '$t-b' already exists" || true)"
 
+# Consumer groups: three members each, every line exactly once.
+$kafka topics --bootstrap-server "$bootstrap" --create --topic "$t-g" --partitions 6 >/dev/null
+seq 1 3000 >"$work/numbers"
+kcat -b "$bootstrap" -P -t "$t-g" -p -1 -X sticky.partitioning.linger.ms=0 <"$work/numbers"
+members() { # GROUP COMMAND …: runs three of them until all lines are there, then a little longer for a line too many
+  local group=$1 pids=() i; shift
+  for i in 1 2 3; do "$@" >"$work/$group.$i" 2>"$work/$group.$i.err" & pids+=($!); done
+  for _ in $(seq 600); do
+    [ "$(cat "$work/$group".[123] | wc -l)" -ge 3000 ] && break
+    sleep 0.1
+  done
+  sleep 2
+  kill "${pids[@]}" 2>/dev/null || true
+  wait "${pids[@]}" 2>/dev/null || true
+  cat "$work/$group".[123] | grep -v '^Processed a total' | sort -n | sum
+}
+check "kcat -G: three members" "$(sum <"$work/numbers")" \
+  "$(members "$t-kcat" kcat -b "$bootstrap" -X auto.offset.reset=earliest -q -u -G "$t-kcat" "$t-g")"
+for protocol in classic consumer; do
+  check "kafka-console-consumer --group, group.protocol=$protocol: three members" "$(sum <"$work/numbers")" \
+    "$(members "$t-$protocol" $kafka console-consumer --bootstrap-server "$bootstrap" --topic "$t-g" --group "$t-$protocol" \
+      --consumer-property group.protocol=$protocol --consumer-property auto.offset.reset=earliest)"
+  check "kafka-consumer-groups --describe, $protocol: no lag" "3000 0" \
+    "$($kafka groups --bootstrap-server "$bootstrap" --describe --group "$t-$protocol" 2>/dev/null |
+      awk -v t="$t-g" '$2 == t { at += $4; lag += $6 } END { print at, lag }')"
+  check "kafka-consumer-groups --reset-offsets, $protocol" "6" \
+    "$($kafka groups --bootstrap-server "$bootstrap" --group "$t-$protocol" --topic "$t-g" --reset-offsets --to-earliest --execute \
+      2>/dev/null | awk -v t="$t-g" '$2 == t && $4 == 0' | wc -l)"
+  check "kafka-consumer-groups --delete, $protocol" "1" \
+    "$($kafka groups --bootstrap-server "$bootstrap" --group "$t-$protocol" --delete 2>&1 | grep -c 'was successful' || true)"
+done
+check "kafka-consumer-groups --list" "$t-kcat" "$($kafka groups --bootstrap-server "$bootstrap" --list | grep "^$t-" | sort | tr '\n' ' ' | sed 's/ $//')"
+
 echo "{\"partitions\":[{\"topic\":\"$t-b\",\"partition\":0,\"offset\":10}],\"version\":1}" >"$work/delete.json"
 $kafka delete-records --bootstrap-server "$bootstrap" --offset-json-file "$work/delete.json" >/dev/null
 check "kafka-delete-records" "$t-b:0:10" \

@@ -80,6 +80,9 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}
 	if f.group != "" {
+		if err := groupServed(ctx, cmd, f.group); err != nil {
+			return err
+		}
 		opts = append(opts, kgo.ConsumerGroup(f.group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(start.reset()))
 	}
 	client, err := connect(ctx, cmd, opts...)
@@ -87,15 +90,10 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 		return err
 	}
 	defer client.Close()
-	admin := kadm.NewClient(client)
-
 	if f.group != "" {
-		if err := groupServed(ctx, admin, f.group); err != nil {
-			return err
-		}
 		return printRecords(ctx, p, client, format, f.count, nil)
 	}
-	plan, err := planRead(ctx, admin, topic, f, start)
+	plan, err := planRead(ctx, kadm.NewClient(client), topic, f, start)
 	if err != nil {
 		return err
 	}
@@ -114,10 +112,16 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 const joinGroupKey = 11
 
 // groupServed asks whether the agents serve groups: the client itself would try again for ever, or say that they are old.
-func groupServed(ctx context.Context, admin *kadm.Client, group string) error {
+// It has a client of its own, since one that is a member of a group takes long to close when no agent answers.
+func groupServed(ctx context.Context, cmd *cobra.Command, group string) error {
+	client, err := connect(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	versions, err := admin.ApiVersions(ctx)
+	versions, err := kadm.NewClient(client).ApiVersions(ctx)
 	if err != nil {
 		return fmt.Errorf("group %q: ask what the agents serve: %w", group, stopCause(ctx, err))
 	}

@@ -210,7 +210,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"--help"}, exitOK, ""},
 		{nil, exitUsage, "skein needs a command"},
 		{[]string{"fsck"}, exitUsage, "--metadata and --bucket are needed"},
-		{[]string{"group", "list"}, exitUsage, `unknown command "group"`},
+		{[]string{"group", "reset", "g", "--topic", "t"}, exitUsage, "--to"},
 		{[]string{"topc"}, exitUsage, "did you mean topic?"},
 		{[]string{"topic", "lst"}, exitUsage, "did you mean list?"},
 		{[]string{"topic", "create"}, exitUsage, "missing NAME"},

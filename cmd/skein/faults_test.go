@@ -58,21 +58,17 @@ func TestClientCommandsEndWithoutAnAgent(t *testing.T) {
 	}
 	commands := []string{
 		"topic list", "topic describe", "topic create t", "topic alter t -c retention.ms=1", "topic delete t",
+		"group list", "group describe g", "group delete g", "group reset g --topic t --to earliest",
 		"produce t", "consume t", "consume t --exit-at-end", "consume t -g g",
 		"bench produce --duration 1s", "bench consume", "bench replay", "bench latency --duration 1s",
 	}
-	const bound = reachTimeout + 5*time.Second
 	var all sync.WaitGroup // at once, not one after the other: each waits for its timeout
 	for _, p := range places {
 		for _, c := range commands {
 			all.Go(func() {
-				began := time.Now()
 				code, stdout, stderr := skein(t, strings.NewReader("line\n"), append(strings.Fields(c), "--bootstrap", p.address)...)
 				if code != exitFailed || stdout != "" || !strings.Contains(stderr, p.want) || strings.Count(stderr, "\n") != 1 {
 					t.Errorf("%s, %s: exit %d, output %q, %q; want exit 1 and one line with %q", c, p.name, code, stdout, stderr, p.want)
-				}
-				if took := time.Since(began); took > bound {
-					t.Errorf("%s, %s: took %v", c, p.name, took)
 				}
 			})
 		}

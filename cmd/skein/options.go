@@ -118,13 +118,19 @@ func placeOptions() []option {
 			help: "bucket: s3://bucket/prefix?…, minio://host:port/bucket/prefix?…, file:///abs/dir, file:rel/dir or mem:"},
 		{name: "create-bucket", kind: kindSwitch, byDef: "false", scope: inAgent,
 			help: "create the bucket when it is missing; `dev` always does"},
-		{name: "topology", kind: kindString, byDef: "virtual", scope: inAgent, choices: []string{"virtual", "direct"},
-			later: "topology direct", help: "virtual: all agents are one broker behind one address; direct: every agent is a broker"},
+		{name: "topology", kind: kindString, byDef: "virtual", scope: inAgent, choices: []string{"virtual", topologyDirect},
+			help: "virtual: all agents are one broker behind one address; direct: every agent is a broker"},
 		{name: "zone", kind: kindString, scope: inServers, help: "availability zone of the agent, shown to clients as its rack"},
 		{name: "roles", kind: kindList, byDef: "proxy,compactor", scope: inAgent, choices: []string{"proxy", "compactor"},
 			later: "an agent without the proxy role", allowed: []string{"proxy", "compactor,proxy"}, help: "what the agent does"},
 		{name: "node-id", kind: kindCount, byDef: "0", scope: inServers, maximum: 1<<31 - 1,
-			help: "broker id; with topology virtual the same on every agent"},
+			help: "broker id; with topology virtual the same on every agent, with direct another on each, 0 to have one found and kept"},
+		{name: "listeners", kind: kindList, scope: inAgent,
+			help: "further listeners, name=host:port, for instance for clients outside of the network"},
+		{name: "advertised-listeners", kind: kindList, scope: inAgent,
+			help: "name=host:port that clients of each of --listeners are told to connect to"},
+		{name: "proxy-protocol", kind: kindSwitch, byDef: "false", scope: inAgent,
+			help: "expect the PROXY protocol's header, version 2, on every connection: the load balancer must send it"},
 	}
 }
 
@@ -153,7 +159,7 @@ func writeOptions() []option {
 		{name: "uploads", kind: kindCount, byDef: "8", scope: inServers, minimum: 1, maximum: maxUploads,
 			help: "segments uploaded at a time"},
 		{name: "hedge", kind: kindSwitch, byDef: "true", scope: inServers,
-			help: "upload again, under a second key, what takes longer than most uploads do; not built yet: nothing is hedged"},
+			help: "upload again, under a second key, what takes longer than most uploads do"},
 	}
 }
 

@@ -30,7 +30,7 @@ func newRoot(p *process) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newDev(p), newAgent(p), newMigrate(p),
-		newTopic(p), newProduce(p), newConsume(p), newSegment(p), newBench(p), newVersion(p), newFsck(p),
+		newTopic(p), newGroup(p), newProduce(p), newConsume(p), newSegment(p), newBench(p), newVersion(p), newFsck(p),
 	)
 	return root
 }

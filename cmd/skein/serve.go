@@ -83,6 +83,7 @@ type stack struct {
 	cache   *cache.Cache
 	batcher *batcher.Batcher
 	server  *agent.Server
+	cluster *agent.Cluster // nil in topology virtual
 	// compactor is nil where the roles leave it out.
 	compactor *compactor.Compactor
 }
@@ -150,8 +151,12 @@ func (s *stack) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if s.cluster, err = s.join(ctx); err != nil {
+		return err
+	}
 	s.server, err = agent.New(s.cfg.agent, agent.Deps{
-		Store: s.store, Producer: s.batcher, Extents: s.cache, Bucket: s.bucket, Logger: s.log, Metrics: s.metrics,
+		Cluster: s.cluster,
+		Store:   s.store, Producer: s.batcher, Extents: s.cache, Bucket: s.bucket, Logger: s.log, Metrics: s.metrics,
 	})
 	if err != nil {
 		return &usageError{err}
@@ -172,6 +177,9 @@ func (s *stack) run(signalled context.Context) error {
 	g.Go(func() error { return s.store.Run(failed) })
 	g.Go(func() error { return s.batcher.Run(failed) })
 	g.Go(func() error { return s.server.Run(failed) })
+	if s.cluster != nil {
+		g.Go(func() error { return s.cluster.Run(failed) })
+	}
 	if s.compactor != nil {
 		g.Go(func() error { return s.compactor.Run(failed) })
 	}
@@ -197,6 +205,11 @@ func (s *stack) drain(signalled context.Context) {
 	s.log.Info("draining", "reason", context.Cause(signalled), "timeout", s.cfg.drainTimeout)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(signalled), s.cfg.drainTimeout)
 	defer cancel()
+	if s.cluster != nil {
+		if err := s.cluster.Drain(ctx); err != nil {
+			s.log.Warn("the other agents were not told", "error", err)
+		}
+	}
 	if err := s.server.Drain(ctx); err != nil {
 		s.log.Warn("connections were cut off", "error", err)
 	}

@@ -34,6 +34,7 @@ type serverConfig struct {
 	createBucket bool
 	cacheBytes   int64
 	http         string // address
+	direct       bool   // every agent is a broker
 	drainTimeout time.Duration
 	warnings     []string // to be logged once
 }
@@ -115,11 +116,9 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 	b.InlineMaxBytes, b.InlineBytesPerSecond = s.size("inline-max-bytes"), s.size("inline-bytes-per-second")
 	b.InlineResidentBytes = s.size("inline-resident-bytes")
 	b.Uploads, b.SequenceHold, b.Compression = s.count("uploads"), s.dur("sequence-hold"), compression
+	b.Hedge = s.on("hedge")
 	if err := b.Validate(); err != nil {
 		return nil, err
-	}
-	if s.on("hedge") && s.byName["hedge"].source != fromDefault {
-		cfg.warnings = append(cfg.warnings, "hedge is on, but not built yet: no upload is hedged")
 	}
 	if x, limit := s.size("max-request-bytes"), s.size("produce-buffer-bytes"); x > limit {
 		return nil, fmt.Errorf("max-request-bytes (%s) is above produce-buffer-bytes (%s): such a request could never be read",
@@ -201,6 +200,9 @@ func agentPlaces(s *settings, cfg *serverConfig) error {
 	u, err := objstore.ParseURL(cfg.bucket)
 	if err != nil {
 		return fmt.Errorf("--bucket: %w", err)
+	}
+	if err := readTopology(s, cfg); err != nil {
+		return err
 	}
 	cfg.createBucket = s.on("create-bucket") || u.Scheme == objstore.SchemeMemory
 	if u.Scheme == objstore.SchemeMemory {

@@ -82,7 +82,7 @@ func TestDevHasDefaultsOfItsOwn(t *testing.T) {
 
 // TestEveryOptionByFlagFileAndEnvironment sets each option of the servers to its default in each of the three ways.
 func TestEveryOptionByFlagFileAndEnvironment(t *testing.T) {
-	sample := map[kind]string{kindString: "x", kindAddress: "127.0.0.1:1", kindURL: "mem:"}
+	sample := map[kind]string{kindString: "x", kindAddress: "127.0.0.1:1", kindURL: "mem:", kindList: "x=127.0.0.1:1"}
 	for _, o := range optionTable() {
 		if o.scope&(inServers|inMigrate) == 0 || o.flagOnly {
 			continue
@@ -140,7 +140,7 @@ func TestWrongConfigurationExits2WithOneLine(t *testing.T) {
 		{name: "missing file", args: []string{"--config=/nonexistent/skein.yaml"}, want: "/nonexistent/skein.yaml"},
 		{name: "argument", args: []string{"now"}, want: `unexpected argument "now"`},
 		{name: "nothing", want: "missing --listen, --advertise, --http, --metadata, --bucket"},
-		{name: "topology direct", args: required("--topology=direct"), want: "topology direct is not built yet"},
+		{name: "topology direct", args: required("--topology=direct"), want: "--topology direct needs a Postgres database"},
 		{name: "compactor alone", args: required("--roles=compactor"), want: "not built yet"},
 		{name: "groups", args: required("--group-min-session-timeout=1h"), want: "group session timeouts from 1h0m0s to 30m0s"},
 		{name: "disk cache", args: required("--cache-dir=/tmp/x"), want: "the disk tier of the cache is not built yet"},

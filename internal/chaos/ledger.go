@@ -14,8 +14,7 @@ type ledger struct {
 	mu      sync.Mutex
 	acked   map[string]position // by value
 	clients map[string]*client
-	step    string // the fault under way
-	faults  []fault
+	faults  []fault // the last is under way
 }
 
 // position is where a record was acknowledged; offset -1 where the client does not tell.
@@ -30,6 +29,9 @@ type fault struct {
 	Began time.Time `json:"began"`
 	// Recovery is from the fault's beginning until every producer had an acknowledgement that came after it, in ms.
 	RecoveryMS int64 `json:"recovery_ms"`
+	// PauseMS is the longest pause of any client that ended in this step, PauseOf that client.
+	PauseMS int64  `json:"longest_pause_ms"`
+	PauseOf string `json:"longest_pause_of"`
 }
 
 // client is a producer or consumer and its progress.
@@ -63,11 +65,16 @@ func (l *ledger) clientOf(name string, consumer bool) *client {
 }
 
 // progress notes that a client got on. l.mu is held.
-func (c *client) progress(step string) {
+func (c *client) progress(l *ledger) {
 	now := time.Now()
-	if !c.last.IsZero() {
-		if pause := now.Sub(c.last).Milliseconds(); pause > c.PauseMS {
-			c.PauseMS, c.PauseIn = pause, step
+	if !c.last.IsZero() && len(l.faults) > 0 {
+		pause := now.Sub(c.last).Milliseconds()
+		f := &l.faults[len(l.faults)-1]
+		if pause > c.PauseMS {
+			c.PauseMS, c.PauseIn = pause, f.Name
+		}
+		if pause > f.PauseMS {
+			f.PauseMS, f.PauseOf = pause, c.Name
 		}
 	}
 	c.last = now
@@ -79,7 +86,7 @@ func (l *ledger) ack(name, value string, p position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked[value] = p
-	l.clientOf(name, false).progress(l.step)
+	l.clientOf(name, false).progress(l)
 }
 
 // fail notes a record that its producer gave up.
@@ -96,7 +103,7 @@ func (l *ledger) read(name string, p position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.clientOf(name, true)
-	c.progress(l.step)
+	c.progress(l)
 	switch want := c.next[p.partition]; {
 	case p.offset < want:
 		c.Repeated++
@@ -123,7 +130,6 @@ func (l *ledger) begin(name string) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	l.step = name
 	l.faults = append(l.faults, fault{Name: name, Began: now})
 	return now
 }
@@ -197,9 +203,9 @@ func (r *result) print(w io.Writer) {
 	for _, c := range r.Clients {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d ms\t%s\t%s\n", c.Name, c.Records, c.Failed, c.Repeated, c.Skipped, c.PauseMS, c.PauseIn, c.LastError)
 	}
-	fmt.Fprintln(t, "fault\tall producers go on after")
+	fmt.Fprintln(t, "fault\tall producers go on after\tlongest pause\tof")
 	for _, f := range r.Faults {
-		fmt.Fprintf(t, "%s\t%d ms\n", f.Name, f.RecoveryMS)
+		fmt.Fprintf(t, "%s\t%d ms\t%d ms\t%s\n", f.Name, f.RecoveryMS, f.PauseMS, f.PauseOf)
 	}
 	_ = t.Flush() // to stdout
 }
