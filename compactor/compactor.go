@@ -43,6 +43,7 @@ type Compactor struct {
 	metrics *metrics
 	crash   func(Point) error
 	configs topicconf.Set
+	memory  *gate
 	pace    pace        // of bytes read and written
 	pressed atomic.Bool // a block has so much unmerged that the limit does not count
 
@@ -71,6 +72,7 @@ func New(o Options) (*Compactor, error) {
 		metrics: newMetrics(o.Registerer), crash: o.Crash, configs: topicconf.All(), touched: map[metadata.BlockID]bool{},
 		seen: map[metadata.PartitionID]seenClean{},
 	}
+	c.memory = newGate(gateBytes(o.Config.LargestExtent), c.metrics.memory)
 	return c, nil
 }
 

@@ -12,17 +12,14 @@ import (
 	"github.com/skeinio/skein/objstore"
 )
 
-// Bounds of the compactor's work. What is held in memory follows from jobBytes.
+// Bounds of the compactor's work. Those of its memory are in memory.go.
 const (
-	// jobBytes bounds the raw bytes that one job has in memory as input; its output, compressed, comes on top, and what of
-	// the input is stored compressed.
-	jobBytes = 64 << 20
-	// MemoryBytes is about what a compactor takes at most: input stored and decoded, and output.
-	MemoryBytes = 3 * jobBytes
 	// jobBlocks is how many blocks one merge handles together: a level-0 object touches many blocks, and is read once.
 	jobBlocks = 16
 	// jobRows bounds the level0 rows of one block in a merge.
 	jobRows = 4096
+	// gatherRows is how many of them are loaded at a time: a row holds a photograph of all slots.
+	gatherRows = 256
 	// runBytes is what a run grows to, in raw bytes: below half of it it is merged again.
 	runBytes = 64 << 20
 	// fanIn is how many neighbouring runs of a size tier, or smaller, make it worth merging them.
@@ -68,6 +65,7 @@ const (
 	// mergeAgeIntervals, retentionIntervals: in units of Interval, how old the oldest unmerged row gets, and how often
 	// retention is looked at.
 	mergeAgeIntervals  = 3
+	lateAges           = 10
 	retentionIntervals = 6
 )
 
@@ -81,8 +79,12 @@ type Config struct {
 	GCGrace        time.Duration // how long garbage stays
 	OrphanInterval time.Duration
 	LeaseTTL       time.Duration
-	BytesPerSecond int64 // read and written, 0: no limit; a block over half of MaxUnmerged lifts it
-	KeyMapEntries  int
+	// BytesPerSecond bounds what is read and written; 0: no limit. While merging is far behind it does not count: a block
+	// has more than half of MaxUnmerged, or a row is lateAges times older than MergeAge.
+	BytesPerSecond int64
+	// LargestExtent is how large a flush's part for one partition may be, in bytes: MemoryBound is kept up to there.
+	LargestExtent int64
+	KeyMapEntries int
 }
 
 func (c Config) withDefaults() Config {

@@ -412,11 +412,7 @@ func (w *blockCheck) row(r *metadata.Row, before *metadata.Photo) []*input {
 		if t.Records() == 0 || w.deleted(s) || r.Photo.Next[s] <= w.b.Row.LogStart[s] || w.Shallow {
 			continue
 		}
-		in := &input{row: r, touched: t, base: base}
-		in.blob = blob{
-			object: r.Object, flush: r.Flush, position: t.Position, length: int64(t.Length), raw: int64(t.RawLength),
-			codec: segment.Codec(t.Codec), crc: t.CRC,
-		}
+		in := newInput(r, i)
 		list = append(list, in)
 	}
 	if before != nil {
@@ -452,7 +448,7 @@ func (w *blockCheck) extents(ctx context.Context, inputs []*input) error {
 				if in.object == "" && in.data == nil {
 					kind = KindMissing
 				}
-				w.problem(Problem{Kind: kind, Where: w.where(in.touched.Slot), Detail: fmt.Sprintf("row %d, offsets from %d: %v", in.row.Seq, in.base, err), Bytes: in.length})
+				w.problem(Problem{Kind: kind, Where: w.where(in.touched.Slot), Detail: fmt.Sprintf("row %d, offsets from %d: %v", in.seq, in.base, err), Bytes: in.length})
 			}
 			for i := range batches {
 				w.count(&batches[i])

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/skeinio/skein/internal/segment"
@@ -28,6 +27,7 @@ func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogR
 	for {
 		var due []metadata.BacklogRow
 		var all backlog
+		var now metadata.Millis
 		err := c.eachBlock(ctx, func(page []metadata.BacklogRow) error {
 			for i := range page {
 				all.add(&page[i])
@@ -36,14 +36,15 @@ func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogR
 				}
 			}
 			if len(page) > 0 {
-				c.metrics.backlog(&all, page[0].Now)
+				now = page[0].Now
+				c.metrics.backlog(&all, now)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		c.pressed.Store(all.worst > c.cfg.MaxUnmerged/2)
+		c.pressed.Store(c.cfg.late(&all, now))
 		var failed error
 		moved := false
 		for _, blocks := range jobs(due) {
@@ -64,7 +65,8 @@ func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogR
 type merging struct {
 	row    metadata.BlockRow
 	places map[metadata.Slot]metadata.PartitionRow
-	rows   []*metadata.Row
+	rows   int   // level0 rows that it takes
+	bytes  int64 // sum of the slots' cumulative bytes after the last of them
 	to     metadata.Seq
 	inputs []*input // by slot, then seq
 	runs   []*metadata.RunRow
@@ -74,9 +76,29 @@ type merging struct {
 // input is a level-0 extent to be merged.
 type input struct {
 	blob
-	row     *metadata.Row
+	seq     metadata.Seq
 	touched *metadata.Touched
 	base    metadata.Offset
+	next    metadata.Offset // after it
+	maxTS   metadata.Millis // running, after it
+	total   int64           // cumulative raw bytes of the partition, after it
+}
+
+// newInput is the i-th extent of a row. It does not hold the row, whose photograph is large.
+func newInput(r *metadata.Row, i int) *input {
+	t := &r.Touched[i]
+	return &input{
+		seq: r.Seq, touched: t, base: r.Base(i), next: r.Photo.Next[t.Slot], maxTS: r.Photo.MaxTS[t.Slot], total: r.Photo.Bytes[t.Slot],
+		blob: blob{
+			object: r.Object, flush: r.Flush, position: t.Position, length: int64(t.Length), raw: int64(t.RawLength),
+			codec: segment.Codec(t.Codec), crc: t.CRC,
+		},
+	}
+}
+
+// memory is about what an input takes once it is read, and before: its description.
+func (in *input) memory() int64 {
+	return in.raw + inputBytes + int64(len(in.touched.Batches))*batchBytes
 }
 
 // mergeBlocks merges as much of blocks as fits a job, and gives how many of them moved on.
@@ -101,7 +123,6 @@ func (c *Compactor) mergeBlocks(ctx context.Context, blocks []metadata.BacklogRo
 }
 
 func (c *Compactor) mergeHeld(h *held, blocks []metadata.BacklogRow) (int, error) {
-	ctx := h.ctx
 	list, err := c.gather(h, blocks)
 	if err != nil || len(list) == 0 {
 		return 0, err
@@ -109,42 +130,87 @@ func (c *Compactor) mergeHeld(h *held, blocks []metadata.BacklogRow) (int, error
 	if err := c.crash(PointPlanned); err != nil {
 		return 0, err
 	}
-	var blobs []*blob
-	for _, m := range list {
-		for _, in := range m.inputs {
-			blobs = append(blobs, &in.blob)
+	for _, p := range portions(list) {
+		if err := c.mergePortion(h.ctx, p); err != nil {
+			return 0, err
 		}
 	}
+	return c.swapAll(h, list)
+}
+
+// piece is some of a block's inputs.
+type piece struct {
+	*merging
+	inputs []*input
+}
+
+// portions cuts a merge into what is read and written at once: one object each. It is one portion unless a single flush is
+// larger than a job.
+func portions(list []*merging) [][]piece {
+	var all [][]piece
+	var now []piece
+	var size int64
+	for _, m := range list {
+		from := 0
+		for i, in := range m.inputs {
+			if n := in.memory(); size > 0 && size+n > jobBytes {
+				all = append(all, append(now, piece{m, m.inputs[from:i]}))
+				now, size, from = nil, 0, i
+			}
+			size += in.memory()
+		}
+		now = append(now, piece{m, m.inputs[from:]})
+	}
+	return append(all, now)
+}
+
+// mergePortion reads a portion and writes its runs into one object.
+func (c *Compactor) mergePortion(ctx context.Context, list []piece) error {
+	var blobs []*blob
+	var size int64
+	for _, p := range list {
+		for _, in := range p.inputs {
+			blobs = append(blobs, &in.blob)
+			size += in.memory()
+		}
+	}
+	done, err := c.memory.take(ctx, jobCopies*size)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := c.read(ctx, jobMerge, blobs); err != nil {
-		return 0, err
+		return err
 	}
 	if err := c.crash(PointRead); err != nil {
-		return 0, err
+		return err
 	}
 	out, err := newOutput(mergeLevel)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for _, m := range list {
-		if err := c.layOut(m, out); err != nil {
-			return 0, err
+	for _, p := range list {
+		if err := c.layOut(p, out); err != nil {
+			return err
 		}
 	}
 	if len(out.runs) > 0 {
 		if err := c.put(ctx, jobMerge, out); err != nil {
-			return 0, err
+			return err
 		}
 	}
+	for _, b := range blobs {
+		b.data = nil
+	}
 	c.metrics.moved.WithLabelValues(jobMerge, "in").Add(float64(out.rawSize))
-	return c.swapAll(h, list)
+	return nil
 }
 
 func (c *Compactor) swapAll(h *held, list []*merging) (moved int, failed error) {
 	for _, m := range list {
 		lease, _ := h.get(metadata.BlockLease(m.row.ID))
-		last := m.rows[len(m.rows)-1]
 		s := metadata.SwapSave{
-			Lease: lease, Block: m.row.ID, From: m.row.MergedSeq, To: m.to, MergedBytes: last.Photo.TotalBytes(), Keep: m.keep,
+			Lease: lease, Block: m.row.ID, From: m.row.MergedSeq, To: m.to, MergedBytes: m.bytes, Keep: m.keep,
 		}
 		for _, r := range m.runs {
 			s.Add = append(s.Add, *r)
@@ -159,7 +225,7 @@ func (c *Compactor) swapAll(h *held, list []*merging) (moved int, failed error) 
 		c.mu.Lock()
 		c.touched[m.row.ID] = true
 		c.mu.Unlock()
-		c.metrics.removed.WithLabelValues("merged_rows").Add(float64(len(m.rows)))
+		c.metrics.removed.WithLabelValues("merged_rows").Add(float64(m.rows))
 	}
 	if failed == nil {
 		failed = c.crash(PointSwapped)
@@ -167,152 +233,9 @@ func (c *Compactor) swapAll(h *held, list []*merging) (moved int, failed error) 
 	return moved, failed
 }
 
-// gather loads the rows of those blocks whose leases are held, as many as fit a job.
-func (c *Compactor) gather(h *held, blocks []metadata.BacklogRow) ([]*merging, error) {
-	var ids []metadata.BlockID
-	for i := range blocks {
-		if _, ok := h.get(metadata.BlockLease(blocks[i].Row.ID)); ok {
-			ids = append(ids, blocks[i].Row.ID)
-		}
-	}
-	var list []*merging
-	budget := int64(jobBytes) / int64(len(ids))
-	for _, id := range ids {
-		// The block as it is now: another compactor may have been at it until the lease was taken.
-		page, err := c.db.Backlog(h.ctx, id-1, 1)
-		if err != nil {
-			return nil, err
-		}
-		if len(page) == 0 || page[0].Row.ID != id || page[0].Unmerged() == 0 {
-			continue
-		}
-		m, err := c.gatherBlock(h.ctx, &page[0], budget)
-		if err != nil {
-			return nil, fmt.Errorf("block %d: %w", id, err)
-		}
-		if m != nil {
-			list = append(list, m)
-		}
-	}
-	return list, nil
-}
-
-func (c *Compactor) placesOf(ctx context.Context, ids []metadata.BlockID) (map[metadata.BlockID]map[metadata.Slot]metadata.PartitionRow, error) {
-	rows, err := c.db.PlacesOf(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	places := map[metadata.BlockID]map[metadata.Slot]metadata.PartitionRow{}
-	for _, p := range rows {
-		if places[p.Block] == nil {
-			places[p.Block] = map[metadata.Slot]metadata.PartitionRow{}
-		}
-		places[p.Block][p.Slot] = p
-	}
-	return places, nil
-}
-
-// gatherBlock loads a block's rows above its merged seq, up to a checkpoint and within the budget, at least one.
-func (c *Compactor) gatherBlock(ctx context.Context, b *metadata.BacklogRow, budget int64) (*merging, error) {
-	limit, err := c.checkpoint(ctx, b)
-	if err != nil || limit <= b.Row.MergedSeq {
-		return nil, err
-	}
-	rows, err := c.db.LoadRows(ctx, b.Row.ID, b.Row.MergedSeq, int(min(jobRows, int64(limit-b.Row.MergedSeq))))
-	if err != nil {
-		return nil, err
-	}
-	m := &merging{row: b.Row, to: b.Row.MergedSeq}
-	if err := c.locatePlaces(ctx, m, rows); err != nil {
-		return nil, err
-	}
-	var raw int64
-	for _, r := range rows {
-		if r.Seq != m.to+1 {
-			return nil, fmt.Errorf("%w: row %d follows row %d", metadata.ErrCorrupt, r.Seq, m.to)
-		}
-		inputs, size := m.inputsOf(r)
-		if len(m.rows) > 0 && raw+size > budget || r.Seq > limit {
-			break
-		}
-		raw += size
-		m.rows, m.to = append(m.rows, r), r.Seq
-		m.inputs = append(m.inputs, inputs...)
-	}
-	if len(m.rows) == 0 {
-		return nil, nil
-	}
-	slices.SortStableFunc(m.inputs, func(a, b *input) int { return int(a.touched.Slot) - int(b.touched.Slot) })
-	return m, nil
-}
-
-// locatePlaces loads the block's partitions. After the rows: whatever partition they touch is there by now, or is deleted.
-func (c *Compactor) locatePlaces(ctx context.Context, m *merging, rows []*metadata.Row) error {
-	places, err := c.placesOf(ctx, []metadata.BlockID{m.row.ID})
-	if err != nil {
-		return err
-	}
-	m.places = places[m.row.ID]
-	var missing uint64
-	for _, r := range rows {
-		for i := range r.Touched {
-			if slot := r.Touched[i].Slot; m.row.Deleted&(1<<slot) == 0 && m.places[slot].Topic.IsZero() {
-				missing |= 1 << slot
-			}
-		}
-	}
-	if missing == 0 {
-		return nil
-	}
-	page, err := c.db.Backlog(ctx, m.row.ID-1, 1) // deleted meanwhile
-	if err != nil {
-		return err
-	}
-	if len(page) == 0 || page[0].Row.ID != m.row.ID || page[0].Row.Deleted&missing != missing {
-		return fmt.Errorf("%w: rows touch slots %b that are no partition's and not deleted", metadata.ErrCorrupt, missing)
-	}
-	m.row.Deleted = page[0].Row.Deleted
-	return nil
-}
-
-// checkpoint gives a checkpoint's seq up to which rows may be merged, making one where the newest is far behind.
-func (c *Compactor) checkpoint(ctx context.Context, b *metadata.BacklogRow) (metadata.Seq, error) {
-	if b.Checkpoint >= b.Last || (b.Checkpoint > b.Row.MergedSeq && int64(b.Checkpoint-b.Row.MergedSeq) >= b.Unmerged()/2 && b.Unmerged() > jobRows) {
-		return b.Checkpoint, nil
-	}
-	seq, err := c.store.Checkpoint(ctx, b.Row.ID)
-	if err != nil {
-		return 0, err
-	}
-	return seq, nil
-}
-
-// inputsOf gives what of a row has to be merged: extents in which something was accepted, of partitions that are not
-// deleted, and not below their log's start.
-func (m *merging) inputsOf(r *metadata.Row) ([]*input, int64) {
-	var list []*input
-	var size int64
-	for i := range r.Touched {
-		t := &r.Touched[i]
-		if t.Records() == 0 || r.Photo.Next[t.Slot] <= m.row.LogStart[t.Slot] {
-			continue
-		}
-		if _, ok := m.places[t.Slot]; !ok || m.row.Deleted&(1<<t.Slot) != 0 {
-			continue
-		}
-		in := &input{row: r, touched: t, base: r.Base(i)}
-		in.blob = blob{
-			object: r.Object, flush: r.Flush, position: t.Position, length: int64(t.Length), raw: int64(t.RawLength),
-			codec: segment.Codec(t.Codec), crc: t.CRC,
-		}
-		list = append(list, in)
-		size += in.raw
-	}
-	return list, size
-}
-
 // layOut writes a block's runs: one for each partition, more where something damaged stands between.
-func (c *Compactor) layOut(m *merging, out *output) error {
+func (c *Compactor) layOut(p piece, out *output) error {
+	m := p.merging
 	var batches []batch
 	var last *input
 	flush := func() error {
@@ -327,7 +250,7 @@ func (c *Compactor) layOut(m *merging, out *output) error {
 		m.runs, batches = append(m.runs, run), nil
 		return nil
 	}
-	for _, in := range m.inputs {
+	for _, in := range p.inputs {
 		if last != nil && last.touched.Slot != in.touched.Slot {
 			if err := flush(); err != nil {
 				return err
@@ -355,7 +278,7 @@ func (c *Compactor) layOut(m *merging, out *output) error {
 func (m *merging) runOf(last *input) *metadata.RunRow {
 	slot := last.touched.Slot
 	return &metadata.RunRow{
-		Block: m.row.ID, Slot: slot, RunningMaxTS: last.row.Photo.MaxTS[slot], Bytes: last.row.Photo.Bytes[slot],
+		Block: m.row.ID, Slot: slot, RunningMaxTS: last.maxTS, Bytes: last.total,
 	}
 }
 
@@ -364,7 +287,7 @@ func (m *merging) runOf(last *input) *metadata.RunRow {
 func (c *Compactor) leave(m *merging, in *input, err error) {
 	run := m.runOf(in)
 	slot := run.Slot
-	run.Base, run.Last = in.base, in.row.Photo.Next[slot]-1
+	run.Base, run.Last = in.base, in.next-1
 	run.Object, run.Position, run.Length, run.Raw = in.object, in.position, in.length, in.raw
 	run.MaxTS = metadata.NoTimestamp
 	for i := range in.touched.Batches {

@@ -15,7 +15,7 @@ type metrics struct {
 	moved                   *prometheus.CounterVec
 	objects                 *prometheus.CounterVec
 	damaged                 prometheus.Counter
-	halted                  prometheus.Gauge
+	halted, memory          prometheus.Gauge
 	removed                 *prometheus.CounterVec
 }
 
@@ -35,6 +35,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			[]string{"job", "direction"}),
 		objects: f.NewCounterVec(prometheus.CounterOpts{Name: "skein_compactor_objects_total", Help: "Objects written, condemned, deleted, and orphans found."}, []string{"what"}),
 		damaged: f.NewCounter(prometheus.CounterOpts{Name: "skein_compactor_damaged_extents_total", Help: "Extents that could not be read and were left where they are."}),
+		memory:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_memory_bytes", Help: "Memory that running jobs have taken, of a bounded amount."}),
 		halted:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_gc_halted", Help: "1: nothing is deleted until fsck releases it."}),
 		removed: f.NewCounterVec(prometheus.CounterOpts{Name: "skein_compactor_removed_total", Help: "Rows removed, by table."}, []string{"table"}),
 	}

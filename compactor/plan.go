@@ -34,6 +34,11 @@ func (c *Config) wantsMerge(b *metadata.BacklogRow) bool {
 	return n > 0 && (n >= c.MergeRows || b.UnmergedBytes() >= c.MergeBytes || b.Now.Sub(b.Oldest) >= c.MergeAge)
 }
 
+// late says that merging is so far behind that it may take all there is of the bucket's bandwidth.
+func (c *Config) late(b *backlog, now metadata.Millis) bool {
+	return b.worst > c.MaxUnmerged/2 || b.oldest > 0 && now.Sub(b.oldest) > lateAges*c.MergeAge
+}
+
 // jobs groups blocks to be merged: those with the oldest rows first, neighbours together since they share objects.
 func jobs(blocks []metadata.BacklogRow) [][]metadata.BacklogRow {
 	blocks = slices.Clone(blocks)

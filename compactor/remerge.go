@@ -106,6 +106,15 @@ func (c *Compactor) rewrite(h *held, job string, id metadata.BlockID, places map
 	if err := c.crash(PointPlanned); err != nil {
 		return err
 	}
+	var raw int64
+	for _, x := range list {
+		raw += x.raw
+	}
+	done, err := c.memory.take(h.ctx, jobCopies*raw)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s := metadata.SwapSave{Block: id}
 	s.Lease, _ = h.get(metadata.BlockLease(id))
 	level := int16(0)
@@ -234,6 +243,13 @@ func (c *Compactor) readRuns(ctx context.Context, job string, indexes map[metada
 func (c *Compactor) index(ctx context.Context, indexes map[metadata.ObjectKey]*segment.Index, key metadata.ObjectKey, size int64) (*segment.Index, error) {
 	if x := indexes[key]; x != nil {
 		return x, nil
+	}
+	held := int64(0)
+	for _, x := range indexes {
+		held += indexCopies * (x.Size - x.FooterPosition)
+	}
+	if held > indexesBytes {
+		clear(indexes)
 	}
 	x, err := openIndex(ctx, c.bucket, key, size)
 	if err != nil {

@@ -20,7 +20,7 @@ func (c *serverConfig) memoryBound() int64 {
 	uploads := int64(c.batcher.Uploads) * c.batcher.SegmentBytes
 	var merging int64
 	if c.compactor != nil {
-		merging = compactor.MemoryBytes
+		merging = compactor.MemoryBound(c.compactor.LargestExtent)
 	}
 	return memoryBase + merging + c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
 		c.cacheBytes + cache.DefaultInFlightBytes + cache.DefaultColdInFlightBytes + metadata.DefaultFoldCacheBytes

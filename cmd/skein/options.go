@@ -195,6 +195,8 @@ func compactorOptions() []option {
 	return []option{
 		{name: "compaction-interval", kind: kindDuration, byDef: "10s", scope: inServers, minimum: minCompactionInterval,
 			help: "how often the compactor looks for work"},
+		{name: "compaction-bytes-per-second", kind: kindSize, byDef: "64MiB", scope: inServers,
+			help: "what an agent's compactor reads and writes in a second at most, unless merging is far behind; 0: no limit"},
 		{name: "max-unmerged", kind: kindCount, byDef: "50000", scope: inServers,
 			help: "level-0 rows of a block over which producers are slowed; 0: never"},
 		{name: "gc-grace", kind: kindDuration, byDef: "1h", scope: inServers, minimum: minGCGrace,
