@@ -9,10 +9,12 @@ import (
 	"github.com/skeinio/skein/metadata"
 )
 
-// Of a batch's header: attributes, and their bits for transactions and control batches.
+// Of a batch's header: where fields are, and the attributes' bits for transactions and control batches.
 const (
 	attributesAt     = 21
 	lastOffsetAt     = 23
+	producerAt       = 43
+	recordsAt        = 57
 	transactionalBit = 1 << 4
 	controlBit       = 1 << 5
 )
@@ -45,18 +47,53 @@ func (rd *reader) findAborted(ctx context.Context, parts []*partRead) error {
 		return nil
 	}
 	for i, p := range asked {
-		p.aborted = found[i]
+		p.aborted = p.touching(found[i])
 		slices.SortFunc(p.aborted, func(a, b metadata.AbortedTxn) int { return cmp.Compare(a.First, b.First) })
 	}
 	return nil
 }
 
-// transactional says whether there is a transaction's data among the batches.
-func (p *partRead) transactional() bool {
+// touching gives those of the aborted transactions that have records among the batches. A client counts a producer as
+// aborted from the first offset of such a transaction until it meets its marker; where key compaction has removed records
+// and marker it would go on and hide what the producer committed later.
+func (p *partRead) touching(found []metadata.AbortedTxn) []metadata.AbortedTxn {
+	if len(found) == 0 {
+		return nil
+	}
+	byProducer := map[metadata.ProducerID][]int{} // in order of offset, as a producer has one transaction at a time
+	slices.SortFunc(found, func(a, b metadata.AbortedTxn) int { return cmp.Compare(a.Marker, b.Marker) })
+	for i := range found {
+		byProducer[found[i].Producer] = append(byProducer[found[i].Producer], i)
+	}
+	used := make([]bool, len(found))
 	for i := range p.batches {
-		if attributes := binary.BigEndian.Uint16(p.batches[i].data[attributesAt:]); attributes&(transactionalBit|controlBit) == transactionalBit {
-			return true
+		b := &p.batches[i]
+		if !b.transactional() || binary.BigEndian.Uint32(b.data[recordsAt:]) == 0 {
+			continue
+		}
+		of := byProducer[metadata.ProducerID(binary.BigEndian.Uint64(b.data[producerAt:]))]
+		at, _ := slices.BinarySearchFunc(of, b.base, func(x int, base metadata.Offset) int {
+			return cmp.Compare(found[x].Marker, base)
+		})
+		if at < len(of) && found[of[at]].First <= b.base {
+			used[of[at]] = true
 		}
 	}
-	return false
+	touching := found[:0]
+	for i := range found {
+		if used[i] {
+			touching = append(touching, found[i])
+		}
+	}
+	return touching
+}
+
+// transactional says whether there is a transaction's data among the batches.
+func (p *partRead) transactional() bool {
+	return slices.ContainsFunc(p.batches, func(b servedBatch) bool { return b.transactional() })
+}
+
+// transactional says whether a batch is a transaction's data.
+func (b *servedBatch) transactional() bool {
+	return binary.BigEndian.Uint16(b.data[attributesAt:])&(transactionalBit|controlBit) == transactionalBit
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/skeinio/skein/internal/segment"
@@ -20,6 +19,7 @@ type seenClean struct {
 	merged  metadata.Seq
 	configs metadata.CatalogueVersion
 	again   metadata.Millis // look again then all the same; 0: no need
+	oldest  metadata.Millis // timestamp of the oldest dirty records; -1: there are none
 }
 
 // Clean does key compaction for partitions whose cleanup.policy says compact.
@@ -85,10 +85,17 @@ func (c *Compactor) cleanPartition(ctx context.Context, b *metadata.BacklogRow, 
 	if err != nil || view == nil || view.Deleted(slot) {
 		return err
 	}
+	id := metadata.PartitionID{Block: b.Row.ID, Slot: slot}
 	x := &cleaning{
 		compactor: c, held: h, block: b.Row.ID, slot: slot, values: c.configs.Values(t.Configs), now: b.Now,
 		limit: min(view.LSO(slot), view.HighWatermark(slot)), logStart: view.LogStart(slot), done: metadata.CleanedRow{Block: b.Row.ID, Slot: slot},
 	}
+	x.oldest = -1
+	c.mu.Lock()
+	if seen, ok := c.seen[id]; ok {
+		x.oldest = seen.oldest
+	}
+	c.mu.Unlock()
 	if x.ratio, err = strconv.ParseFloat(c.configs.Get(t.Configs, "min.cleanable.dirty.ratio"), 64); err != nil {
 		return fmt.Errorf("min.cleanable.dirty.ratio: %w", err)
 	}
@@ -113,7 +120,7 @@ func (c *Compactor) cleanPartition(ctx context.Context, b *metadata.BacklogRow, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.seen[metadata.PartitionID{Block: b.Row.ID, Slot: slot}] = seenClean{merged: view.Row.MergedSeq, configs: t.Version, again: x.again}
+	c.seen[id] = seenClean{merged: view.Row.MergedSeq, configs: t.Version, again: x.again, oldest: x.oldest}
 	return nil
 }
 
@@ -131,6 +138,9 @@ type cleaning struct {
 	done      metadata.CleanedRow
 	places    map[metadata.Slot]metadata.PartitionRow
 	again     metadata.Millis
+	// oldest is the oldest timestamp that the first dirty run was seen to have since the last pass, -1: none. A run that
+	// is merged with later ones has theirs, but what is in it has waited longer.
+	oldest metadata.Millis
 }
 
 // cleanable gives the runs that may be compacted, from the log's start on.
@@ -181,14 +191,13 @@ func (x *cleaning) lookAgain(at metadata.Millis) {
 // tombstone that may go.
 func (x *cleaning) due(runs []metadata.RunRow) bool {
 	var dirty, all int64
-	oldest := metadata.Millis(-1)
 	for i := range runs {
 		all += runs[i].Raw
 		if runs[i].Last >= x.done.UpTo {
-			dirty += runs[i].Raw
-			if oldest < 0 {
-				oldest = runs[i].MaxTS
+			if dirty == 0 && runs[i].MaxTS >= 0 && (x.oldest < 0 || runs[i].MaxTS < x.oldest) {
+				x.oldest = runs[i].MaxTS
 			}
+			dirty += runs[i].Raw
 		}
 	}
 	if h := x.done.Horizon; h > 0 {
@@ -203,7 +212,7 @@ func (x *cleaning) due(runs []metadata.RunRow) bool {
 	if float64(dirty) >= x.ratio*float64(all) {
 		return true
 	}
-	at := metadata.Millis(add(int64(max(oldest, 0)), int64(x.values.MaxCompactionLag)))
+	at := metadata.Millis(add(int64(max(x.oldest, 0)), int64(x.values.MaxCompactionLag)))
 	if at <= x.now {
 		return true
 	}
@@ -218,52 +227,64 @@ func (x *cleaning) pass(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	from := max(x.done.UpTo, x.logStart)
-	keys, n, err := x.collect(ctx, runs, int64(from))
+	keys, n, upTo, err := x.collect(ctx, runs, int64(from))
 	if err != nil {
 		return false, err
 	}
-	s := newSieve(keys, x.now, int64(x.values.DeleteRetention))
+	s := newSieve(keys, upTo, x.now, int64(x.values.DeleteRetention))
 	size, err := x.rewrite(ctx, runs[:n], s)
 	if err != nil {
 		return false, err
 	}
-	x.done.UpTo, x.done.Bytes, x.done.Horizon = max(from, runs[n-1].Last+1), size, metadata.Millis(s.horizon)
+	x.done.UpTo, x.done.Bytes, x.done.Horizon = max(from, metadata.Offset(upTo)), size, metadata.Millis(s.horizon)
 	if s.horizon > 0 {
 		x.lookAgain(x.done.Horizon)
 	}
 	x.compactor.metrics.removed.WithLabelValues("compacted_records").Add(float64(s.dropped))
-	return n < len(runs), x.compactor.db.SaveCleaned(ctx, x.done)
+	x.oldest = -1
+	return x.done.UpTo <= runs[len(runs)-1].Last, x.compactor.db.SaveCleaned(ctx, x.done)
 }
 
-// collect reads the dirty runs into a map until it is full. It gives how many runs, of all, are then covered.
-func (x *cleaning) collect(ctx context.Context, runs []metadata.RunRow, from int64) (*keyMap, int, error) {
-	m := newKeyMap()
-	n := 0
+// collect reads the dirty runs into a map until it is full. It gives how many runs, of all, are then looked at, and up to
+// which offset the map covers them.
+func (x *cleaning) collect(ctx context.Context, runs []metadata.RunRow, from int64) (m *keyMap, n int, upTo int64, err error) {
+	m = newKeyMap(x.compactor.cfg.KeyMapEntries)
 	for i := range runs {
 		r := &runs[i]
-		if int64(r.Last) >= from && r.Level > 0 {
-			if m.entries() >= x.compactor.cfg.KeyMapEntries && n > 0 && int64(runs[n-1].Last) >= from {
-				break
-			}
-			batches, err := x.compactor.readRuns(ctx, jobClean, map[metadata.ObjectKey]*segment.Index{}, runs[i:i+1])
-			if err == nil {
-				err = m.add(batches, from)
-			}
-			// What cannot be read takes nobody's place: older values of its keys stay.
-			if err != nil && !errors.Is(err, errDamaged) {
-				return nil, 0, err
-			}
+		n, upTo = i+1, int64(r.Last)+1
+		if upTo <= from || r.Level == 0 {
+			continue
 		}
-		n = i + 1
-	}
-	// A transaction that goes on beyond: it is decided in the pass that sees its end, unless it is all there is.
-	if first, open := m.open(); open && n < len(runs) {
-		cut := slices.IndexFunc(runs[:n], func(r metadata.RunRow) bool { return int64(r.Last) >= first })
-		if cut > 0 && int64(runs[cut-1].Last) >= from {
-			n = cut
+		aborted, err := x.aborted(ctx, runs[i:n])
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		batches, err := x.compactor.readRuns(ctx, jobClean, map[metadata.ObjectKey]*segment.Index{}, runs[i:n])
+		var next int64
+		var full bool
+		if err == nil {
+			next, full, err = m.add(batches, from, aborted)
+		}
+		// What cannot be read takes nobody's place: older values of its keys stay.
+		if err != nil && !errors.Is(err, errDamaged) {
+			return nil, 0, 0, err
+		}
+		if full {
+			return m, n, next, nil
 		}
 	}
-	return m, n, nil
+	return m, n, upTo, nil
+}
+
+// aborted gives the aborted transactions that touch neighbouring runs, which lie below the last stable offset.
+func (x *cleaning) aborted(ctx context.Context, runs []metadata.RunRow) (abortedTxns, error) {
+	found, err := x.compactor.store.Aborted(ctx, []metadata.AbortedQuery{{
+		Partition: metadata.PartitionID{Block: x.block, Slot: x.slot}, From: runs[0].Base, To: runs[len(runs)-1].Last + 1,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return newAborted(found[0]), nil
 }
 
 // rewrite sifts runs, group by group, and gives the raw bytes that are left.
@@ -282,9 +303,13 @@ func (x *cleaning) rewrite(ctx context.Context, runs []metadata.RunRow, s *sieve
 		}
 		group := runs[:n]
 		runs = runs[n:]
-		err := x.compactor.rewrite(x.held, jobClean, x.block, x.places, []crumbs{{runs: group, raw: raw}},
+		aborted, err := x.aborted(ctx, group)
+		if err != nil {
+			return 0, err
+		}
+		err = x.compactor.rewrite(x.held, jobClean, x.block, x.places, []crumbs{{runs: group, raw: raw}},
 			func(_ []metadata.RunRow, batches []batch) ([]batch, error) {
-				stay, changed, err := s.sift(batches)
+				stay, changed, err := s.sift(batches, aborted)
 				if err == nil && !changed && n == 1 {
 					err = errUnchanged
 				}

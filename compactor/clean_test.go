@@ -2,8 +2,11 @@ package compactor
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,18 +40,12 @@ func TestSieve(t *testing.T) {
 				if pass == 0 {
 					end = s.stable(len(batches) * 2 / 3)
 				}
-				keys := newKeyMap()
-				if err := keys.add(batches[:end], dirty); err != nil {
-					t.Fatal(err)
-				}
-				if _, open := keys.open(); open && pass == 0 {
-					t.Fatal("the cut is not below the LSO")
-				}
-				sv := newSieve(keys, metadata.Millis(now), retention)
+				keys := s.keys(batches[:end], dirty)
+				sv := newSieve(keys, math.MaxInt64, metadata.Millis(now), retention)
 				var out []batch
 				for from := 0; from < end; { // groups
 					to := min(end, from+1+random.IntN(10))
-					stay, _, err := sv.sift(batches[from:to])
+					stay, _, err := sv.sift(batches[from:to], s.aborted)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -66,7 +63,7 @@ func TestSieve(t *testing.T) {
 					now += retention + 1
 				}
 			}
-			if _, _, err := newSieve(newKeyMap(), metadata.Millis(now), retention).sift(batches); err != nil {
+			if _, _, err := newSieve(newKeyMap(1), math.MaxInt64, metadata.Millis(now), retention).sift(batches, s.aborted); err != nil {
 				t.Fatal(err)
 			}
 			for i := range batches {
@@ -84,10 +81,22 @@ type sieveLog struct {
 	log     []logged
 	open    map[int64][]int // by producer: indexes in log
 	ends    []int           // numbers of batches at which no transaction is open
+	begun   map[int64]int64 // by producer: where the open transaction begins
+	aborted abortedTxns
+}
+
+// keys is the map of all batches from an offset on, which has room for them.
+func (s *sieveLog) keys(batches []batch, from int64) *keyMap {
+	s.t.Helper()
+	m := newKeyMap(1 << 10)
+	if _, full, err := m.add(batches, from, s.aborted); err != nil || full {
+		s.t.Fatalf("full %v, error %v", full, err)
+	}
+	return m
 }
 
 func newSieveLog(t *testing.T, random *rand.Rand) *sieveLog {
-	s := &sieveLog{t: t, open: map[int64][]int{}}
+	s := &sieveLog{t: t, open: map[int64][]int{}, begun: map[int64]int64{}, aborted: abortedTxns{}}
 	offset := int64(0)
 	add := func(data []byte) {
 		record.SetBaseOffset(data, offset)
@@ -107,14 +116,14 @@ func newSieveLog(t *testing.T, random *rand.Rand) *sieveLog {
 			producer = int64(random.IntN(3))
 		}
 		if _, open := s.open[producer]; producer >= 0 && open && random.IntN(3) == 0 {
-			s.end(producer, random.IntN(2) == 0, add)
+			s.end(producer, random.IntN(2) == 0, offset, add)
 			continue
 		}
 		b := record.NewBuilder().SetCodec([]record.Codec{record.CodecNone, record.CodecZstd, record.CodecGzip}[random.IntN(3)], record.DefaultLevel)
 		if producer >= 0 {
 			b.SetProducer(producer, 0, 0).SetTransactional()
 			if s.open[producer] == nil {
-				s.open[producer] = []int{}
+				s.open[producer], s.begun[producer] = []int{}, offset
 			}
 		}
 		for i := range 1 + random.IntN(4) {
@@ -138,12 +147,12 @@ func newSieveLog(t *testing.T, random *rand.Rand) *sieveLog {
 		add(data)
 	}
 	for p := range s.open {
-		s.end(p, random.IntN(2) == 0, add)
+		s.end(p, random.IntN(2) == 0, offset, add)
 	}
 	return s
 }
 
-func (s *sieveLog) end(producer int64, commit bool, add func([]byte)) {
+func (s *sieveLog) end(producer int64, commit bool, at int64, add func([]byte)) {
 	kind := record.ControlAbort
 	if commit {
 		kind = record.ControlCommit
@@ -152,6 +161,9 @@ func (s *sieveLog) end(producer int64, commit bool, add func([]byte)) {
 		s.log[i].committed, s.log[i].aborted = commit, !commit
 	}
 	delete(s.open, producer)
+	if !commit {
+		s.aborted[producer] = append(s.aborted[producer], txnRange{first: s.begun[producer], marker: at})
+	}
 	add(record.ControlBatch(kind, producer, 0, 0, 900_500))
 }
 
@@ -217,17 +229,33 @@ func (s *sieveLog) compare(pass int, batches []batch, upTo int64, tombstones boo
 	}
 }
 
+// TestKeyMapFull: a map that is full stops at a batch, whose keys are the next pass's.
+func TestKeyMapFull(t *testing.T) {
+	s := newSieveLog(t, rand.New(rand.NewPCG(6, 6)))
+	all := s.keys(s.batches, 0).newest
+	got := map[keyHash]int64{}
+	passes := 0
+	for from, more := int64(0), true; more; passes++ {
+		m := newKeyMap(3)
+		next, full, err := m.add(s.batches, from, s.aborted)
+		if err != nil || full && next <= from || len(m.newest) >= 3+4 { // a batch has up to four keys
+			t.Fatalf("from %d: to %d, full %v, %d keys, error %v", from, next, full, len(m.newest), err)
+		}
+		maps.Copy(got, m.newest)
+		from, more = next, full
+	}
+	if passes < 3 || !maps.Equal(got, all) {
+		t.Errorf("%d passes: %v, want %v", passes, got, all)
+	}
+}
+
 // TestMarkersGo: markers go after the horizon once their transaction's records are gone.
 func TestMarkersGo(t *testing.T) {
 	s := newSieveLog(t, rand.New(rand.NewPCG(5, 5)))
 	batches := s.batches
 	now := metadata.Millis(1_000_000)
 	for range 4 {
-		keys := newKeyMap()
-		if err := keys.add(batches, 0); err != nil {
-			t.Fatal(err)
-		}
-		stay, _, err := newSieve(keys, now, 10).sift(batches)
+		stay, _, err := newSieve(s.keys(batches, 0), math.MaxInt64, now, 10).sift(batches, s.aborted)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,18 +354,31 @@ func TestCleanLags(t *testing.T) {
 
 	r = newRig(t, 1, map[string]string{"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "1", "max.compaction.lag.ms": "3600000"})
 	c = r.compactor(Options{})
+	// Of a higher tier than what follows, so that it is not merged with it.
+	r.write(false, part{0, [][]byte{r.batchOf(r.clock.now().UnixMilli(), record.CodecNone, "long", strings.Repeat("x", 2*tierBase))}})
 	write(r)
 	r.must(c.MergeEverything(t.Context()))
 	r.must(c.Clean(t.Context())) // all of it is dirty
 	write(r)
 	r.must(c.MergeEverything(t.Context()))
 	r.must(c.Clean(t.Context()))
-	if got := r.read(r.store, 0, 0); len(got) != 6 {
+	if got := r.read(r.store, 0, 0); len(got) != 7 {
 		t.Errorf("below the ratio: %v", got)
 	}
-	r.clock.advance(2 * time.Hour)
+	// A run that is merged with a later one has the later one's timestamp; what is in it has not become younger.
+	r.clock.advance(40 * time.Minute)
+	for range fanIn {
+		write(r)
+		r.must(c.MergeEverything(t.Context()))
+	}
+	r.must(c.Remerge(t.Context()))
 	r.must(c.Clean(t.Context()))
-	if got := r.read(r.store, 0, 0); len(got) != 1 {
+	if got := r.read(r.store, 0, 0); len(got) != 7+5*fanIn {
+		t.Errorf("below the ratio: %v", got)
+	}
+	r.clock.advance(40 * time.Minute)
+	r.must(c.Clean(t.Context()))
+	if got := r.read(r.store, 0, 0); len(got) != 2 {
 		t.Errorf("after the maximum lag: %v", got)
 	}
 }

@@ -27,6 +27,8 @@ type Store interface {
 	Refresh(ctx context.Context, ids ...metadata.BlockID) error
 	View(ctx context.Context, id metadata.BlockID) (*metadata.View, error)
 	LoadInline(ctx context.Context, parts []metadata.InlinePart) ([][]byte, error)
+	// Aborted gives the aborted transactions that may touch ranges of offsets below the last stable one.
+	Aborted(ctx context.Context, queries []metadata.AbortedQuery) ([][]metadata.AbortedTxn, error)
 }
 
 var _ Store = (*metadata.Store)(nil)

@@ -48,7 +48,8 @@ const (
 	retentionParts = 4096
 	// putTries bounds how often a PUT is tried.
 	putTries = 4
-	// keyMapEntries bounds the keys that key compaction holds: about 64 bytes each. What does not fit takes another pass.
+	// keyMapEntries bounds the keys that key compaction holds, but for those of one batch more: about 64 bytes each. What
+	// does not fit takes another pass.
 	keyMapEntries = 1 << 20
 )
 

@@ -1,9 +1,11 @@
 package compactor
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/skeinio/skein/internal/record"
 	"github.com/skeinio/skein/metadata"
@@ -17,102 +19,72 @@ func hashOf(key []byte) keyHash {
 	return keyHash(sum[:16])
 }
 
-// keyed is an offset at which a key was written.
-type keyed struct {
-	key    keyHash
-	offset int64
-}
-
 // txnRange is the offsets of a producer's aborted transaction: from its first batch to before its marker.
-type txnRange struct {
-	producer      int64
-	first, marker int64
+type txnRange struct{ first, marker int64 }
+
+// abortedTxns is aborted transactions by producer, each one's in order. A producer has one transaction at a time.
+type abortedTxns map[int64][]txnRange
+
+// newAborted sorts what the database says of a range of offsets below the last stable one: there every transaction has
+// ended, so data that is not in it counts.
+func newAborted(found []metadata.AbortedTxn) abortedTxns {
+	x := abortedTxns{}
+	for i := range found {
+		p := int64(found[i].Producer)
+		x[p] = append(x[p], txnRange{first: int64(found[i].First), marker: int64(found[i].Marker)})
+	}
+	for _, of := range x {
+		slices.SortFunc(of, func(a, b txnRange) int { return cmp.Compare(a.marker, b.marker) })
+	}
+	return x
 }
 
-// keyMap is the newest offset of every key of the dirty part of a partition. Records of transactions count from their
-// commit on; those that were aborted are remembered as ranges.
+// has says whether a batch is data of an aborted transaction.
+func (x abortedTxns) has(b *batch) bool {
+	if !b.Transactional() {
+		return false
+	}
+	of := x[b.ProducerID]
+	i, _ := slices.BinarySearchFunc(of, b.BaseOffset, func(t txnRange, at int64) int { return cmp.Compare(t.marker, at) })
+	return i < len(of) && of[i].first <= b.BaseOffset
+}
+
+// keyMap is the newest offset of every key of the dirty part of a partition, as far as it fits.
 type keyMap struct {
-	newest  map[keyHash]int64
-	pending map[int64][]keyed // by producer: of transactions whose end was not met yet
-	begun   map[int64]int64   // and where these begin
-	held    int               // entries of pending
-	aborted []txnRange
+	newest map[keyHash]int64
+	max    int // entries, but for those of one batch more
 }
 
-func newKeyMap() *keyMap {
-	return &keyMap{newest: map[keyHash]int64{}, pending: map[int64][]keyed{}, begun: map[int64]int64{}}
-}
+func newKeyMap(max int) *keyMap { return &keyMap{newest: map[keyHash]int64{}, max: max} }
 
-func (m *keyMap) entries() int { return len(m.newest) + m.held }
-
-// add takes in batches, in order, from offset from on.
-func (m *keyMap) add(batches []batch, from int64) error {
+// add takes in neighbouring batches from offset from on, of which aborted ones do not count. Where the map is full it stops
+// before a batch, and gives that one's offset.
+func (m *keyMap) add(batches []batch, from int64, aborted abortedTxns) (next int64, full bool, err error) {
 	for i := range batches {
 		b := &batches[i]
-		if b.LastOffset() < from || b.RecordCount == 0 {
+		if b.LastOffset() < from || b.RecordCount == 0 || b.Control() || aborted.has(b) {
 			continue
 		}
-		if b.Control() {
-			if err := m.end(b); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, open := m.begun[b.ProducerID]; b.Transactional() && !open {
-			m.begun[b.ProducerID] = b.BaseOffset
+		if len(m.newest) >= m.max {
+			return b.BaseOffset, true, nil
 		}
 		for r, err := range record.Records(b.data, record.DefaultMaxDecompressedBytes) {
 			if err != nil {
-				return fmt.Errorf("%w: batch at offset %d: %w", errDamaged, b.BaseOffset, err)
+				return 0, false, fmt.Errorf("%w: batch at offset %d: %w", errDamaged, b.BaseOffset, err)
 			}
 			offset := b.BaseOffset + int64(r.OffsetDelta)
-			if r.Key == nil || offset < from {
-				continue
+			if r.Key != nil && offset >= from {
+				m.newest[hashOf(r.Key)] = offset
 			}
-			if b.Transactional() {
-				m.pending[b.ProducerID] = append(m.pending[b.ProducerID], keyed{hashOf(r.Key), offset})
-				m.held++
-				continue
-			}
-			m.newest[hashOf(r.Key)] = offset
 		}
 	}
-	return nil
-}
-
-// end is a marker: what its producer wrote counts, or is aborted.
-func (m *keyMap) end(b *batch) error {
-	mark, err := record.ParseControl(b.data)
-	if err != nil {
-		return fmt.Errorf("%w: marker at offset %d: %w", errDamaged, b.BaseOffset, err)
-	}
-	p := b.ProducerID
-	first, open := m.begun[p]
-	if mark.Kind == record.ControlCommit {
-		for _, k := range m.pending[p] {
-			m.newest[k.key] = max(m.newest[k.key], k.offset)
-		}
-	} else if open {
-		m.aborted = append(m.aborted, txnRange{producer: p, first: first, marker: b.BaseOffset})
-	}
-	m.held -= len(m.pending[p])
-	delete(m.pending, p)
-	delete(m.begun, p)
-	return nil
-}
-
-// open gives the first offset of the earliest transaction whose end was not met.
-func (m *keyMap) open() (int64, bool) {
-	first := int64(math.MaxInt64)
-	for _, offset := range m.begun {
-		first = min(first, offset)
-	}
-	return first, len(m.begun) > 0
+	return 0, false, nil
 }
 
 // sieve decides which records stay. It is used on all runs of a partition below a point, in order.
 type sieve struct {
 	keys      *keyMap
+	upTo      int64 // the keys below are in the map; what lies from here on stays as it is
 	now       int64 // ms, the database's clock
 	retention int64 // delete.retention.ms
 	// kept says of producers whether any of their present transaction's records stay: then its marker has to.
@@ -122,15 +94,15 @@ type sieve struct {
 	dropped int // records and markers
 }
 
-func newSieve(keys *keyMap, now metadata.Millis, retention int64) *sieve {
-	return &sieve{keys: keys, now: int64(now), retention: retention, kept: map[int64]bool{}}
+func newSieve(keys *keyMap, upTo int64, now metadata.Millis, retention int64) *sieve {
+	return &sieve{keys: keys, upTo: upTo, now: int64(now), retention: retention, kept: map[int64]bool{}}
 }
 
 // sift gives what stays of neighbouring batches, and whether that is anything else than before. The last batch stays in
-// any case, if need be without records: it holds the last offset.
-func (s *sieve) sift(batches []batch) (stay []batch, changed bool, err error) {
+// any case, if need be without records: it holds the last offset. aborted is what was aborted among them.
+func (s *sieve) sift(batches []batch, aborted abortedTxns) (stay []batch, changed bool, err error) {
 	for i := range batches {
-		b, keep, err := s.batch(&batches[i])
+		b, keep, err := s.batch(&batches[i], aborted)
 		if err != nil {
 			return nil, false, fmt.Errorf("batch at offset %d: %w", batches[i].BaseOffset, err)
 		}
@@ -151,13 +123,16 @@ func (s *sieve) sift(batches []batch) (stay []batch, changed bool, err error) {
 }
 
 // batch decides about one batch.
-func (s *sieve) batch(b *batch) (batch, bool, error) {
+func (s *sieve) batch(b *batch, aborted abortedTxns) (batch, bool, error) {
 	switch {
+	// A tombstone may only go in a pass that removes what it deletes.
+	case b.LastOffset() >= s.upTo:
+		return *b, true, nil
 	case b.RecordCount == 0:
 		return *b, false, nil
 	case b.Control():
 		return s.marker(b)
-	case b.Transactional() && s.isAborted(b):
+	case aborted.has(b):
 		s.dropped += int(b.RecordCount)
 		return *b, false, nil
 	}
@@ -229,15 +204,6 @@ func (s *sieve) marker(b *batch) (batch, bool, error) {
 	}
 	made, err := rebuilt(h, records)
 	return made, err == nil, err
-}
-
-func (s *sieve) isAborted(b *batch) bool {
-	for _, t := range s.keys.aborted {
-		if t.producer == b.ProducerID && b.BaseOffset >= t.first && b.BaseOffset < t.marker {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *sieve) mayGo(at int64) {
