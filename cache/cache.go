@@ -127,6 +127,8 @@ type Options struct {
 	Gets, ColdGets int
 	// InFlightBytes and ColdInFlightBytes bound the bytes being read at a time. A single larger extent is read alone.
 	InFlightBytes, ColdInFlightBytes int64
+	// Disk is the second tier; nil: none. It is the caller's to run and to close, after the cache.
+	Disk *Disk
 	// Registerer takes the metrics; nil: none are registered.
 	Registerer prometheus.Registerer
 }
@@ -162,6 +164,7 @@ type Cache struct {
 	bucket  Source
 	inline  InlineFunc
 	decode  DecodeFunc
+	disk    *Disk // nil: none
 	limits  [classes]limits
 	metrics *metrics
 
@@ -185,7 +188,7 @@ func New(o Options) (*Cache, error) {
 		return nil, fmt.Errorf("cache: %d bytes for cold readers of %d in all", o.ColdBytes, o.Bytes)
 	}
 	c := &Cache{
-		bucket: o.Bucket, inline: o.Inline, decode: o.Decode,
+		bucket: o.Bucket, inline: o.Inline, decode: o.Decode, disk: o.Disk,
 		flights: map[Key]*flight{}, groups: map[*group]struct{}{}, maxAhead: o.ColdBytes / prefetchFraction,
 	}
 	for class := range classes {

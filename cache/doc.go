@@ -18,11 +18,18 @@
 // as long as one reader waits for it and is cancelled when the last one gives up. One call's extents that lie close
 // together in one object are one GET.
 //
+// # The disk tier
+//
+// What cold readers read from the bucket is also written to a Disk, where there is one, as it is stored; both classes look
+// there before the bucket. The tail's extents are not written: they are in memory, and by the time they leave it the
+// compactor has moved their records into other objects, under which nobody would find them. A write never delays a
+// reader: what the disk cannot take in time is not kept.
+//
 // # What is counted
 //
 // Every extent is read into memory of its own, exactly its size, so an entry pins what it shows. An entry's weight is its
 // bytes plus EntryOverheadBytes. Data handed out is shared and must not be changed; it stays valid after its eviction
 // (and is then the holder's to count).
 //
-// Lock order: there is one lock, Cache.mu; nothing is called under it but the LRU and metrics.
+// Lock order: Cache.mu and Disk.mu are never held together; nothing is called under either but the LRU and metrics.
 package cache

@@ -274,21 +274,25 @@ func (c *Cache) loadInline(ctx context.Context, flights []*flight) error {
 		case int64(len(parts[i])) != f.extent.Length:
 			c.deliver(f, nil, fmt.Errorf("%w: %s: got %d bytes", ErrCorrupt, &f.extent, len(parts[i])))
 		default:
-			c.decodeTo(f, parts[i])
+			data, err := c.decoded(f, parts[i])
+			c.deliver(f, data, err)
 		}
 	}
 	return nil
 }
 
-// loadObject reads what is left of a group by one GET, and again when the bucket may have recovered.
+// loadObject reads a group from the disk tier, what is left of it by one GET, and again when the bucket may have recovered.
 func (c *Cache) loadObject(ctx context.Context, g *group) error {
+	if c.disk != nil {
+		c.loadDisk(c.begin(g))
+	}
 	pause := retryPause
 	for try := 1; ; try++ {
 		flights := c.begin(g)
 		if len(flights) == 0 {
 			return nil
 		}
-		err := c.get(ctx, g.class, flights)
+		err := c.getAll(ctx, g.class, flights)
 		switch {
 		case err == nil:
 			return nil
@@ -304,6 +308,32 @@ func (c *Cache) loadObject(ctx context.Context, g *group) error {
 		}
 		pause *= 2
 	}
+}
+
+// loadDisk finishes what the disk tier has. What it has that does not decode is a miss.
+func (c *Cache) loadDisk(flights []*flight) {
+	for _, f := range flights {
+		stored, ok := c.disk.read(&f.extent)
+		if !ok {
+			continue
+		}
+		data, err := c.decoded(f, stored)
+		if err != nil {
+			c.disk.unusable(f.extent.Key)
+			continue
+		}
+		c.deliver(f, data, nil)
+	}
+}
+
+// getAll reads flights by one GET; where the disk tier had what lies between them, by as many as the gaps ask for.
+func (c *Cache) getAll(ctx context.Context, class Class, flights []*flight) error {
+	for _, part := range coalesce(flights) {
+		if err := c.get(ctx, class, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // get reads flights, which are in order of position, by one GET, each into memory of its own.
@@ -329,7 +359,11 @@ func (c *Cache) get(ctx context.Context, class Class, flights []*flight) error {
 		if err != nil {
 			return short(err, pos)
 		}
-		c.decodeTo(f, buf)
+		data, err := c.decoded(f, buf)
+		if err == nil && class == Cold && c.disk != nil {
+			c.disk.offer(f.extent.Key, buf)
+		}
+		c.deliver(f, data, err)
 	}
 	return nil
 }
@@ -344,18 +378,16 @@ func short(err error, pos int64) error {
 	return err
 }
 
-// decodeTo verifies and decodes what was read and finishes the flight.
-func (c *Cache) decodeTo(f *flight, stored []byte) {
+// decoded verifies and decodes what was read.
+func (c *Cache) decoded(f *flight, stored []byte) ([]byte, error) {
 	data, err := c.decode(&f.extent, stored)
-	switch {
-	case err != nil:
-		c.deliver(f, nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, &f.extent, err))
-	case int64(len(data)) != f.extent.RawLength:
-		c.deliver(f, nil, fmt.Errorf("%w: %s: decoded to %d bytes, expected %d", ErrCorrupt, &f.extent, len(data),
-			f.extent.RawLength))
-	default:
-		c.deliver(f, data, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, &f.extent, err)
 	}
+	if int64(len(data)) != f.extent.RawLength {
+		return nil, fmt.Errorf("%w: %s: decoded to %d bytes, expected %d", ErrCorrupt, &f.extent, len(data), f.extent.RawLength)
+	}
+	return data, nil
 }
 
 func (c *Cache) deliver(f *flight, data []byte, err error) {

@@ -13,8 +13,11 @@ import (
 	"github.com/skeinio/skein/metadata"
 )
 
-// roleCompactor is the role of an agent that merges, deletes and collects garbage.
-const roleCompactor = "compactor"
+// The roles of an agent: to serve clients; to merge, delete and collect garbage.
+const (
+	roleProxy     = "proxy"
+	roleCompactor = "compactor"
+)
 
 // errNoCompaction: a driver without the compactor's methods. Both of ours have them.
 var errNoCompaction = errors.New("the metadata driver has no compaction")

@@ -87,9 +87,6 @@ func optionsMarkdown() string {
 		case o.flagOnly:
 			help += "; not a key of the file"
 		}
-		if o.later != "" {
-			help += " **Not built yet: another value is refused.**"
-		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", o.name, strings.ReplaceAll(string(o.kind), "|", `\|`), def,
 			strings.Join(commands, ", "), help)
 	}
@@ -121,7 +118,7 @@ func metricsMarkdown(t *testing.T) string {
 // descriptions gives the descriptions of the metrics of a whole agent.
 func descriptions(t *testing.T) func(func(string) bool) {
 	t.Helper()
-	s, err := settingsOf(t, inDev, "--listen=127.0.0.1:0", "--data", t.TempDir())
+	s, err := settingsOf(t, inDev, "--listen=127.0.0.1:0", "--data", t.TempDir(), "--cache-dir", t.TempDir(), "--cache-disk-bytes=1GiB")
 	if err != nil {
 		t.Fatal(err)
 	}

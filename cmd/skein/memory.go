@@ -17,13 +17,19 @@ const memoryBase = 256 << 20
 
 // memoryBound is the sum of the bounds of all that an agent holds, in bytes.
 func (c *serverConfig) memoryBound() int64 {
-	uploads := int64(c.batcher.Uploads) * c.batcher.SegmentBytes
-	var merging int64
+	bound := int64(memoryBase + metadata.DefaultFoldCacheBytes)
 	if c.compactor != nil {
-		merging = compactor.MemoryBound(c.compactor.LargestExtent)
+		bound += compactor.MemoryBound(c.compactor.LargestExtent)
 	}
-	return memoryBase + merging + c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
-		c.cacheBytes + cache.DefaultInFlightBytes + cache.DefaultColdInFlightBytes + metadata.DefaultFoldCacheBytes
+	if c.proxy {
+		uploads := int64(c.batcher.Uploads) * c.batcher.SegmentBytes
+		bound += c.agent.MemoryBound() + uploads + c.batcher.SequenceHoldBytes +
+			c.cacheBytes + cache.DefaultInFlightBytes + cache.DefaultColdInFlightBytes
+	}
+	if c.cacheDir != "" {
+		bound += cache.DiskMemoryBytes
+	}
+	return bound
 }
 
 // setMemoryLimit derives GOMEMLIMIT from the bounds, unless it is set: the collector then works harder rather than let the

@@ -28,14 +28,11 @@ type option struct {
 	scope   scope
 	help    string
 	choices []string // allowed values, where these are few
-	// required in `skein agent` and `skein migrate`.
+	// required in `skein agent` and `skein migrate`; with a role only in an agent that has it.
 	required bool
+	role     string
 	// flagOnly options are no keys of the configuration file; envToo of them have a variable all the same.
 	flagOnly, envToo bool
-	// later says what an option is for whose feature comes with a later release: any other value than the default is an
-	// error. allowed are values that mean the same as its absence.
-	later   string
-	allowed []string
 	// minimum and maximum bound numbers, sizes and durations (in their own unit: bytes, nanoseconds); maximum 0 is none.
 	minimum, maximum int64
 }
@@ -104,9 +101,9 @@ func placeOptions() []option {
 	return []option{
 		{name: "config", kind: kindString, scope: inServers | inMigrate, flagOnly: true, envToo: true,
 			help: "configuration file (YAML): the options of this table as keys"},
-		{name: "listen", kind: kindAddress, devDef: "127.0.0.1:9092", scope: inServers, required: true,
+		{name: "listen", kind: kindAddress, devDef: "127.0.0.1:9092", scope: inServers, required: true, role: roleProxy,
 			help: "address of the Kafka protocol"},
-		{name: "advertise", kind: kindAddress, scope: inServers, required: true,
+		{name: "advertise", kind: kindAddress, scope: inServers, required: true, role: roleProxy,
 			help: "address that clients are told to connect to: the load balancer's; `dev`: that of --listen"},
 		{name: "http", kind: kindAddress, devDef: "127.0.0.1:9090", scope: inServers, required: true,
 			help: "address of /live, /ready and /metrics"},
@@ -121,8 +118,8 @@ func placeOptions() []option {
 		{name: "topology", kind: kindString, byDef: "virtual", scope: inAgent, choices: []string{"virtual", topologyDirect},
 			help: "virtual: all agents are one broker behind one address; direct: every agent is a broker"},
 		{name: "zone", kind: kindString, scope: inServers, help: "availability zone of the agent, shown to clients as its rack"},
-		{name: "roles", kind: kindList, byDef: "proxy,compactor", scope: inAgent, choices: []string{"proxy", "compactor"},
-			later: "an agent without the proxy role", allowed: []string{"proxy", "compactor,proxy"}, help: "what the agent does"},
+		{name: "roles", kind: kindList, byDef: "proxy,compactor", scope: inAgent, choices: []string{roleProxy, roleCompactor},
+			help: "what the agent does: serve clients, merge and clean up; without proxy there is no Kafka listener, and listen and advertise are not needed"},
 		{name: "node-id", kind: kindCount, byDef: "0", scope: inServers, maximum: 1<<31 - 1,
 			help: "broker id; with topology virtual the same on every agent, with direct another on each, 0 to have one found and kept"},
 		{name: "listeners", kind: kindList, scope: inAgent,
@@ -167,10 +164,10 @@ func readOptions() []option {
 	return []option{
 		{name: "cache-bytes", kind: kindSize, byDef: "512MiB", scope: inServers, minimum: minCacheBytes,
 			help: "memory of the read cache"},
-		{name: "cache-dir", kind: kindString, scope: inServers, later: "the disk tier of the cache",
-			help: "folder of the cache's disk tier; empty: none"},
-		{name: "cache-disk-bytes", kind: kindSize, byDef: "0", scope: inServers, later: "the disk tier of the cache",
-			help: "size of the cache's disk tier"},
+		{name: "cache-dir", kind: kindString, scope: inServers,
+			help: "folder of the cache's disk tier, which this process alone uses and which may be removed at any time; empty: none"},
+		{name: "cache-disk-bytes", kind: kindSize, byDef: "0", scope: inServers,
+			help: "most bytes of the cache's disk tier, from 64MiB; with cache-dir"},
 	}
 }
 

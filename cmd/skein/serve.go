@@ -77,14 +77,16 @@ type stack struct {
 	metrics *prometheus.Registry
 	web     *admin.Server
 
-	driver  metadata.Driver
-	bucket  objstore.Bucket
-	store   *metadata.Store
+	driver metadata.Driver
+	bucket objstore.Bucket
+	store  *metadata.Store
+	// Of the role proxy; nil without it.
 	cache   *cache.Cache
+	disk    *cache.Disk // nil without cache-dir
 	batcher *batcher.Batcher
 	server  *agent.Server
 	cluster *agent.Cluster // nil in topology virtual
-	// compactor is nil where the roles leave it out.
+	// Of the role compactor; nil without it.
 	compactor *compactor.Compactor
 }
 
@@ -133,13 +135,30 @@ func (s *stack) checkBucket(ctx context.Context) error {
 }
 
 // build makes the layers above the database and the bucket. It starts nothing.
-func (s *stack) build(ctx context.Context) (err error) {
+func (s *stack) build(ctx context.Context) error {
 	s.store = metadata.NewStore(metadata.Options{Driver: s.driver, Logger: s.log, MaxUnmerged: s.cfg.maxUnmerged})
 	if err := s.buildCompactor(); err != nil {
 		return err
 	}
+	if !s.cfg.proxy {
+		s.ready.ask(func() error { return nil })
+		return nil
+	}
+	return s.buildProxy(ctx)
+}
+
+// buildProxy makes what serves clients.
+func (s *stack) buildProxy(ctx context.Context) (err error) {
+	if s.cfg.cacheDir != "" {
+		s.disk, err = cache.NewDisk(cache.DiskOptions{
+			Dir: s.cfg.cacheDir, Bytes: s.cfg.cacheDisk, Registerer: s.metrics, Logger: s.log,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	s.cache, err = agent.NewExtentCache(s.store, cache.Options{
-		Bucket: s.bucket, Bytes: s.cfg.cacheBytes, ColdBytes: s.cfg.cacheBytes / coldShare, Registerer: s.metrics,
+		Bucket: s.bucket, Bytes: s.cfg.cacheBytes, ColdBytes: s.cfg.cacheBytes / coldShare, Disk: s.disk, Registerer: s.metrics,
 	})
 	if err != nil {
 		return err
@@ -175,16 +194,23 @@ func (s *stack) run(signalled context.Context) error {
 	defer stop()
 	g, failed := errgroup.WithContext(running)
 	g.Go(func() error { return s.store.Run(failed) })
-	g.Go(func() error { return s.batcher.Run(failed) })
-	g.Go(func() error { return s.server.Run(failed) })
+	var kafka []any
+	if s.server != nil {
+		g.Go(func() error { return s.batcher.Run(failed) })
+		g.Go(func() error { return s.server.Run(failed) })
+		kafka = []any{"kafka", s.server.Addr().String()}
+	}
+	if s.disk != nil {
+		g.Go(func() error { return s.disk.Run(failed) })
+	}
 	if s.cluster != nil {
 		g.Go(func() error { return s.cluster.Run(failed) })
 	}
 	if s.compactor != nil {
 		g.Go(func() error { return s.compactor.Run(failed) })
 	}
-	s.log.Info("ready", "kafka", s.server.Addr().String(), "http", "http://"+s.web.Addr().String(),
-		"metadata", s.cfg.metadata.String(), "bucket", s.cfg.bucket)
+	s.log.Info("ready", append(kafka, "http", "http://"+s.web.Addr().String(), "metadata", s.cfg.metadata.String(),
+		"bucket", s.cfg.bucket)...)
 	select {
 	case <-failed.Done():
 		// A part failed: its error is the group's.
@@ -210,13 +236,22 @@ func (s *stack) drain(signalled context.Context) {
 			s.log.Warn("the other agents were not told", "error", err)
 		}
 	}
+	if s.server == nil {
+		s.ready.notReady(agent.ErrDraining) // what the compactor has begun is begun again by another
+	} else {
+		s.drainProxy(ctx)
+	}
+	s.log.Info("drained", "took", time.Since(started).Round(time.Millisecond))
+}
+
+// drainProxy answers what waits.
+func (s *stack) drainProxy(ctx context.Context) {
 	if err := s.server.Drain(ctx); err != nil {
 		s.log.Warn("connections were cut off", "error", err)
 	}
 	if err := s.batcher.Drain(ctx); err != nil {
 		s.log.Warn("records that were not acknowledged were given up", "error", err)
 	}
-	s.log.Info("drained", "took", time.Since(started).Round(time.Millisecond))
 }
 
 // close closes what open and build opened.
@@ -224,6 +259,9 @@ func (s *stack) close() error {
 	var errs []error
 	if s.cache != nil {
 		s.cache.Close()
+	}
+	if s.disk != nil {
+		errs = append(errs, s.disk.Close())
 	}
 	if s.driver != nil {
 		errs = append(errs, s.driver.Close())

@@ -18,6 +18,7 @@ import (
 
 	"github.com/skeinio/skein/agent"
 	"github.com/skeinio/skein/batcher"
+	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/compactor"
 	"github.com/skeinio/skein/internal/segment"
 	"github.com/skeinio/skein/objstore"
@@ -28,11 +29,14 @@ type serverConfig struct {
 	agent        agent.Config
 	batcher      batcher.Config
 	compactor    *compactor.Config // nil: not in this process's roles
+	proxy        bool              // serves clients
 	maxUnmerged  int64             // 0: producers are never slowed
 	metadata     databaseURL
 	bucket       string // URL
 	createBucket bool
 	cacheBytes   int64
+	cacheDir     string // of the cache's disk tier; "": none
+	cacheDisk    int64  // its bytes
 	http         string // address
 	direct       bool   // every agent is a broker
 	drainTimeout time.Duration
@@ -70,9 +74,6 @@ func serveCommand(cmd *cobra.Command, p *process, sc scope, places func(*setting
 	if s.on("print-config") {
 		return s.print(p.stdout)
 	}
-	if err := s.checkLater(); err != nil {
-		return err
-	}
 	if sc == inAgent {
 		if err := s.checkRequired(cmd.CommandPath()); err != nil {
 			return err
@@ -104,7 +105,7 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 			AutoCreateTopics: s.on("auto-create-topics"), DefaultPartitions: int32(s.count("default-partitions")),
 		},
 		maxUnmerged: int64(s.count("max-unmerged")),
-		cacheBytes:  s.size("cache-bytes"), http: s.str("http"), drainTimeout: s.dur("drain-timeout"),
+		cacheBytes:  s.size("cache-bytes"), cacheDir: s.str("cache-dir"), cacheDisk: s.size("cache-disk-bytes"), http: s.str("http"), drainTimeout: s.dur("drain-timeout"),
 	}
 	cfg.agent.Groups = groupSettings(s)
 	if err := cfg.agent.Groups.Validate(); err != nil {
@@ -128,8 +129,18 @@ func newServerConfig(s *settings) (*serverConfig, error) {
 		return nil, fmt.Errorf("segment-bytes (%s) is above produce-buffer-bytes (%s): such a segment could never fill",
 			formatSize(x), formatSize(limit))
 	}
+	if (cfg.cacheDir == "") != (cfg.cacheDisk == 0) {
+		return nil, errors.New("cache-dir and cache-disk-bytes go together: give both or neither")
+	}
+	if cfg.cacheDir != "" && cfg.cacheDisk < cache.MinDiskBytes {
+		return nil, fmt.Errorf("--cache-disk-bytes: %s is below the least, %s", formatSize(cfg.cacheDisk), formatSize(cache.MinDiskBytes))
+	}
 	if cfg.http == "" {
 		return nil, errors.New("--http is empty; give an address such as 127.0.0.1:9090")
+	}
+	cfg.proxy = s.scope != inAgent || slices.Contains(s.names("roles"), roleProxy)
+	if !cfg.proxy {
+		return cfg, nil
 	}
 	if err := cfg.advertise(s.str("advertise")); err != nil {
 		return nil, err
@@ -204,8 +215,10 @@ func agentPlaces(s *settings, cfg *serverConfig) error {
 	if err != nil {
 		return fmt.Errorf("--bucket: %w", err)
 	}
-	if err := readTopology(s, cfg); err != nil {
-		return err
+	if cfg.proxy {
+		if err := readTopology(s, cfg); err != nil {
+			return err
+		}
 	}
 	cfg.createBucket = s.on("create-bucket") || u.Scheme == objstore.SchemeMemory
 	if u.Scheme == objstore.SchemeMemory {
@@ -213,6 +226,9 @@ func agentPlaces(s *settings, cfg *serverConfig) error {
 	}
 	if slices.Contains(s.names("roles"), roleCompactor) {
 		cfg.compactor = compactorConfig(s)
+	}
+	if !cfg.proxy && cfg.compactor == nil {
+		return errors.New("--roles is empty: want proxy, compactor or both")
 	}
 	return nil
 }

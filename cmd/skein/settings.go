@@ -76,9 +76,6 @@ func (o *option) usage() string {
 	if len(o.choices) > 0 {
 		text += " (" + strings.Join(o.choices, "|") + ")"
 	}
-	if o.later != "" {
-		text += " [not built yet]"
-	}
 	return text
 }
 
@@ -255,32 +252,13 @@ func checkEnvironment(environ []string) error {
 	return nil
 }
 
-// checkLater refuses values that ask for what is not built.
-func (s *settings) checkLater() error {
-	for i := range s.list {
-		x := &s.list[i]
-		o := &x.option
-		if o.later == "" || sameValue(o, x.text, o.defaultFor(s.scope)) {
-			continue
-		}
-		if !slices.ContainsFunc(o.allowed, func(a string) bool { return sameValue(o, x.text, a) }) {
-			return usagef("%s: %s: %s is not built yet; it can only be left at its default", x.place(), x.text, o.later)
-		}
-	}
-	return nil
-}
-
-func sameValue(o *option, a, b string) bool {
-	x, errA := o.parse(a)
-	y, errB := o.parse(b)
-	return errA == nil && errB == nil && fmt.Sprint(x) == fmt.Sprint(y)
-}
-
 // checkRequired names every required option that has no value.
 func (s *settings) checkRequired(command string) error {
 	var missing []string
 	for i := range s.list {
-		if x := &s.list[i]; x.option.required && x.text == "" {
+		x := &s.list[i]
+		needed := x.option.required && (x.option.role == "" || slices.Contains(s.names("roles"), x.option.role))
+		if needed && x.text == "" {
 			missing = append(missing, "--"+x.option.name)
 		}
 	}

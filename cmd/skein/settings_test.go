@@ -141,9 +141,13 @@ func TestWrongConfigurationExits2WithOneLine(t *testing.T) {
 		{name: "argument", args: []string{"now"}, want: `unexpected argument "now"`},
 		{name: "nothing", want: "missing --listen, --advertise, --http, --metadata, --bucket"},
 		{name: "topology direct", args: required("--topology=direct"), want: "--topology direct needs a Postgres database"},
-		{name: "compactor alone", args: required("--roles=compactor"), want: "not built yet"},
+		{name: "no role", args: required("--roles="), want: "--roles is empty"},
+		{name: "unknown role", args: required("--roles=broker"), want: `"broker" is not one of proxy, compactor`},
+		{name: "compactor alone", args: []string{"--roles=compactor"}, want: "missing --http, --metadata, --bucket"},
 		{name: "groups", args: required("--group-min-session-timeout=1h"), want: "group session timeouts from 1h0m0s to 30m0s"},
-		{name: "disk cache", args: required("--cache-dir=/tmp/x"), want: "the disk tier of the cache is not built yet"},
+		{name: "disk cache of no size", args: required("--cache-dir=/tmp/x"), want: "cache-dir and cache-disk-bytes go together"},
+		{name: "disk cache nowhere", args: required("--cache-disk-bytes=1GiB"), want: "cache-dir and cache-disk-bytes go together"},
+		{name: "small disk cache", args: required("--cache-dir=/tmp/x", "--cache-disk-bytes=1MiB"), want: "1MiB is below the least, 64MiB"},
 		{name: "bounds of two options", args: required("--produce-buffer-bytes=8MiB", "--max-request-bytes=9MiB"), want: "max-request-bytes (9MiB) is above produce-buffer-bytes (8MiB)"},
 		{name: "database without a scheme", args: required("--metadata=/x.db"), want: "has no scheme"},
 		{name: "database of another kind", args: required("--metadata=mysql://h/d"), want: `unknown scheme "mysql"`},
@@ -172,16 +176,6 @@ func required(more ...string) []string {
 	return append([]string{
 		"--listen=127.0.0.1:0", "--advertise=127.0.0.1:9092", "--http=127.0.0.1:0", "--metadata=sqlite:/nonexistent/x.db", "--bucket=mem:",
 	}, more...)
-}
-
-func TestValuesThatMeanTheDefaultAreNoErrors(t *testing.T) {
-	s, err := settingsOf(t, inAgent, required("--roles=compactor,proxy", "--gc-grace=60m", "--cache-disk-bytes=0B", "--roles=proxy")...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.checkLater(); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestForeignVariablesAreLeftAlone(t *testing.T) {
