@@ -134,6 +134,9 @@ func sameProtocols(a, b []Protocol) bool {
 	return slices.EqualFunc(a, b, func(x, y Protocol) bool { return x.Name == y.Name && slices.Equal(x.Metadata, y.Metadata) })
 }
 
+// maxPending bounds the ids that are handed out and not yet used: they are part of the group's row.
+const maxPending = 10_000
+
 // joinNew is a join without a member id.
 func (g *Group) joinNew(e Event, r JoinRequest) JoinReply {
 	if r.Instance != "" {
@@ -143,6 +146,9 @@ func (g *Group) joinNew(e Event, r JoinRequest) JoinReply {
 		return g.add(e, r.NewMember, r)
 	}
 	if r.RequireKnown {
+		if len(g.Pending) >= maxPending {
+			return joinError(GroupMaxSizeReached, r.Member)
+		}
 		g.Pending[r.NewMember] = e.Now.Add(r.Session)
 		return joinError(MemberIDRequired, r.NewMember)
 	}

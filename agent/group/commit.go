@@ -15,6 +15,9 @@ type Committer struct {
 	Transactional bool
 }
 
+// anonymous says whether a transaction's commit names no member at all: then there is none to check.
+func (c Committer) anonymous() bool { return c.Transactional && c.Member == "" && c.Instance == "" }
+
 // CheckCommit says whether a member may commit, from the group's row and those of the member and of its instance's holder.
 func CheckCommit(row *metadata.GroupRow, members []metadata.MemberRow, c Committer) (Code, error) {
 	if row.Version == 0 {
@@ -36,6 +39,9 @@ func CheckCommit(row *metadata.GroupRow, members []metadata.MemberRow, c Committ
 }
 
 func (g *Group) checkClassic(c Committer, empty bool) Code {
+	if c.Generation < 0 && empty {
+		return None
+	}
 	if c.Generation >= 0 || c.Member != "" || c.Instance != "" {
 		if _, code := g.current(c.Member, c.Instance); code != None {
 			return code
@@ -43,7 +49,7 @@ func (g *Group) checkClassic(c Committer, empty bool) Code {
 		if c.Generation != g.Generation {
 			return IllegalGeneration
 		}
-	} else if !c.Transactional && !empty {
+	} else if !c.Transactional {
 		// Only members commit to a group that has members.
 		return UnknownMemberID
 	}
@@ -54,7 +60,7 @@ func (g *Group) checkClassic(c Committer, empty bool) Code {
 }
 
 func (g *Group) checkConsumer(c Committer, empty bool) Code {
-	if c.Generation < 0 && empty {
+	if c.Generation < 0 && (empty || c.anonymous()) {
 		return None
 	}
 	m := g.Members[c.Member]

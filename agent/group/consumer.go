@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/skeinio/skein/metadata"
@@ -146,11 +147,15 @@ func (g *Group) ConsumerHeartbeat(e Event, r HeartbeatRequest) HeartbeatReply {
 	if r.Epoch < EpochJoin {
 		return g.consumerLeave(e, r)
 	}
-	if !g.Exists() && len(g.Members) == 0 && r.Epoch != EpochJoin {
-		return heartbeatError(GroupIDNotFound, "Group %s not found.", g.ID)
-	}
 	if g.Kind != metadata.GroupConsumer {
-		if !g.toConsumer(e) {
+		// Only who joins makes a consumer group of another one: a member that stayed away while the group was rolled back
+		// does not.
+		switch {
+		case r.Epoch != EpochJoin:
+			return heartbeatError(GroupIDNotFound, "Group %s is not a consumer group.", g.ID)
+		case !g.hasRoomFor848(e, r):
+			return groupFull(e)
+		case !g.toConsumer(e):
 			return heartbeatError(GroupIDNotFound, "Group %s is not a consumer group.", g.ID)
 		}
 	}
@@ -176,6 +181,15 @@ func (g *Group) ConsumerHeartbeat(e Event, r HeartbeatRequest) HeartbeatReply {
 	return reply
 }
 
+// hasRoomFor848 says whether the sender of a heartbeat may join: it is a member, or there is room for one more.
+func (g *Group) hasRoomFor848(e Event, r HeartbeatRequest) bool {
+	return g.Members[r.Member] != nil || g.byInstance(value(r.Instance)) != nil || len(g.Members) < e.Settings.MaxSize
+}
+
+func groupFull(e Event) HeartbeatReply {
+	return heartbeatError(GroupMaxSizeReached, "The consumer group has reached its maximum capacity of %d members.", e.Settings.MaxSize)
+}
+
 // full says whether the request names everything, as it does when the client is not sure what the last answer was.
 func (r *HeartbeatRequest) full() bool {
 	return r.Rebalance >= 0 && (r.Topics != nil || r.Regex != nil) && r.Owned != nil
@@ -192,8 +206,8 @@ func (g *Group) consumerMember(e Event, r HeartbeatRequest) (*Member, HeartbeatR
 	switch {
 	case m == nil && r.Epoch != EpochJoin:
 		return nil, heartbeatError(UnknownMemberID, "Member %s is not a member of group %s.", r.Member, g.ID)
-	case m == nil && len(g.Members) >= e.Settings.MaxSize:
-		return nil, heartbeatError(GroupMaxSizeReached, "The consumer group has reached its maximum capacity of %d members.", e.Settings.MaxSize)
+	case m == nil && !g.hasRoomFor848(e, r):
+		return nil, groupFull(e)
 	case m == nil:
 		m = &Member{ID: r.Member, Instance: value(r.Instance), Consumer: newConsumerMember()}
 		g.Members[m.ID] = m
@@ -277,6 +291,24 @@ func (m *Member) take848(e Event, r HeartbeatRequest) (changed bool) {
 	return changed
 }
 
+// subscriptions gives the topics that each member subscribes to and that are there, and all of them together. Members that
+// subscribe to the same share one map, so that a thousand of them with one regular expression match the catalogue once.
+func (g *Group) subscriptions(t Topics) (by map[metadata.MemberID]map[string]Topic, all map[string]Topic) {
+	by, all = make(map[metadata.MemberID]map[string]Topic, len(g.Members)), map[string]Topic{}
+	known := map[string]map[string]Topic{}
+	for id, m := range g.Members {
+		key := strings.Join(append([]string{m.Consumer.Regex}, m.Consumer.Topics...), "\x00") // no name has a NUL
+		topics := known[key]
+		if topics == nil {
+			topics = m.Consumer.subscribed(t)
+			known[key] = topics
+			maps.Copy(all, topics)
+		}
+		by[id] = topics
+	}
+	return by, all
+}
+
 // subscribed gives the topics that a member subscribes to and that are there.
 func (c *ConsumerMember) subscribed(t Topics) map[string]Topic {
 	out := map[string]Topic{}
@@ -303,12 +335,7 @@ func (c *ConsumerMember) subscribed(t Topics) map[string]Topic {
 // refresh brings topics, epoch and targets up to date.
 func (g *Group) refresh(e Event) {
 	c := g.Consumer
-	subscriptions := make(map[metadata.MemberID]map[string]Topic, len(g.Members))
-	topics := map[string]Topic{}
-	for id, m := range g.Members {
-		subscriptions[id] = m.Consumer.subscribed(e.Topics)
-		maps.Copy(topics, subscriptions[id])
-	}
+	subscriptions, topics := g.subscriptions(e.Topics)
 	if !maps.Equal(topics, c.Topics) {
 		c.Topics = topics
 		c.bump()
@@ -329,10 +356,7 @@ func (g *Group) refresh(e Event) {
 
 // Outdated says whether the topics are others than the group's targets were made for.
 func (g *Group) Outdated(t Topics) bool {
-	topics := map[string]Topic{}
-	for _, m := range g.Members {
-		maps.Copy(topics, m.Consumer.subscribed(t))
-	}
+	_, topics := g.subscriptions(t)
 	return !maps.Equal(topics, g.Consumer.Topics)
 }
 
@@ -423,15 +447,17 @@ func (g *Group) consumerLeave(e Event, r HeartbeatRequest) HeartbeatReply {
 // removeConsumer takes a member out of a consumer group. The others hear of it with their next heartbeats.
 func (g *Group) removeConsumer(e Event, m *Member) {
 	delete(g.Members, m.ID)
+	if len(g.Members) > 0 && !m.Consumer.Classic && g.allClassic() {
+		// With the epoch as it is: it is the generation that the classic members know, and who is told that its generation
+		// is wrong gives up its partitions as lost, without committing.
+		g.toClassic(e)
+		return
+	}
 	g.Consumer.bump()
 	if len(g.Members) == 0 {
 		g.set(Empty, e.Now)
 		g.Consumer.TargetEpoch = g.Consumer.Epoch
 		g.Consumer.Topics = map[string]Topic{}
-		return
-	}
-	if !m.Consumer.Classic && g.allClassic() {
-		g.toClassic(e)
 	}
 }
 

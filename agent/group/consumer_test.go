@@ -332,6 +332,9 @@ func TestRollingUpgrade(t *testing.T) {
 	if g.Kind != metadata.GroupClassic || g.State != Preparing || len(g.Members) != 1 {
 		t.Fatalf("kind %d, %v, %d members", g.Kind, g.State, len(g.Members))
 	}
+	if code, _ = g.Heartbeat("a", "", 3); code != RebalanceInProgress {
+		t.Fatalf("a is told %d: it would give up its partitions as lost", code)
+	}
 	j = w.join("a", classic(has["t"]...))
 	if a, ok := w.answer(j); !ok || a.Leader != "a" || a.Generation <= 3 || len(a.Members) != 1 {
 		t.Fatalf("a leads again: %+v %v", a, ok)

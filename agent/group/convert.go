@@ -23,14 +23,14 @@ func (g *Group) toConsumer(e Event) bool {
 		}
 		topics[id] = s
 	}
-	was := g.Kind
+	was, state := g.Kind, g.State
 	g.Kind, g.ProtocolType = metadata.GroupConsumer, ConsumerProtocol
 	g.Consumer = &Consumer{Epoch: g.Generation, TargetEpoch: g.Generation, Topics: map[string]Topic{}}
 	if was == metadata.GroupClassic {
 		for id, m := range g.Members {
 			c := newConsumerMember()
 			c.Classic, c.Topics, c.Epoch, c.PrevEpoch = true, topics[id].Topics, g.Generation, g.Generation
-			c.Assigned = toAssignment(e, m.Assignment)
+			c.Assigned = m.held(e, state, topics[id])
 			c.Target = c.Assigned.clone()
 			m.Consumer, m.Joined, m.Synced = c, false, false
 			for name, t := range c.subscribed(e.Topics) {
@@ -52,6 +52,20 @@ func (g *Group) anyProtocol(m *Member) string {
 		return g.Protocol
 	}
 	return m.Protocols[0].Name
+}
+
+// held gives what a classic member works on, which nobody else may have before the member has given it up. One that has its
+// assignment has that. One that has joined since then has what it said it owns: nothing under the eager protocol. One that
+// has yet to join may have either.
+func (m *Member) held(e Event, s State, sub Subscription) Assignment {
+	owned, assigned := byNames(e.Topics, sub.Owned), toAssignment(e, m.Assignment)
+	switch {
+	case s == Stable && m.Synced:
+		return assigned
+	case s == Preparing && !m.Joined:
+		return owned.or(assigned)
+	}
+	return owned
 }
 
 // toAssignment reads a classic assignment, which was parsed before.
@@ -136,8 +150,14 @@ func (g *Group) joinConsumer(e Event, r JoinRequest) JoinReply {
 		}
 		return joinError(code, id)
 	}
-	c := m.Consumer
 	m.take(e, r)
+	if g.allClassic() {
+		// It took the place of the last member of the new protocol.
+		g.toClassic(e)
+		r.Member = m.ID
+		return g.joinKnown(e, r)
+	}
+	c := m.Consumer
 	if !slices.Equal(c.Topics, s.Topics) {
 		c.Topics = s.Topics
 		g.Consumer.bump()

@@ -36,6 +36,7 @@ type options struct {
 	bytes      int
 	freeze     time.Duration
 	settle     time.Duration
+	groups     int
 	python     string
 	out        string
 }
@@ -43,7 +44,7 @@ type options struct {
 func parse() *options {
 	o := &options{}
 	flag.StringVar(&o.bootstrap, "bootstrap", "127.0.0.1:19092", "agents, comma-separated")
-	flag.StringVar(&o.scenario, "scenario", "agents", "faults: "+strings.Join(scenarioNames(), ", "))
+	flag.StringVar(&o.scenario, "scenario", "agents", "faults: "+strings.Join(scenarioNames(), ", ")+"; "+groupScenario+" has a load of its own")
 	flag.StringVar(&o.clients, "clients", "franz", "who produces and consumes: franz,java,python,kcat")
 	flag.IntVar(&o.partitions, "partitions", 12, "of the topic")
 	flag.IntVar(&o.producers, "producers", 4, "franz-go producers")
@@ -51,6 +52,7 @@ func parse() *options {
 	flag.IntVar(&o.bytes, "bytes", 200, "bytes of a record")
 	flag.DurationVar(&o.freeze, "freeze", time.Minute, "how long an agent is stopped with SIGSTOP")
 	flag.DurationVar(&o.settle, "settle", 10*time.Second, "between faults")
+	flag.IntVar(&o.groups, "groups", 20, "consumer groups of five members, in the scenario "+groupScenario)
 	flag.StringVar(&o.python, "python", "python3", "a Python that has confluent-kafka")
 	flag.StringVar(&o.out, "o", "table", "table or json")
 	flag.Parse()
@@ -59,12 +61,15 @@ func parse() *options {
 
 func run() error {
 	o := parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if o.scenario == groupScenario {
+		return runGroups(ctx, o)
+	}
 	steps, err := scenario(o)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	topic := fmt.Sprintf("chaos-%d", time.Now().Unix())
 	if err := createTopic(ctx, o, topic); err != nil {
 		return err
