@@ -17,7 +17,7 @@ build: ## the static binary ./skein
 dev: build ## the main job: one broker on 127.0.0.1:9092, SQLite and a local folder
 	./skein dev
 
-tools: ## install what the tests need and this machine lacks (Postgres, MinIO, kcat)
+tools: ## install what the tests need and this machine lacks (Postgres, MinIO, kcat, HAProxy)
 	@scripts/tools.sh
 
 test: tools ## set up and pass the tests, against real Postgres, real MinIO and librdkafka

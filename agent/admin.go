@@ -136,8 +136,8 @@ func (s *Server) badBrokerID(name, noun, other string) *refusal {
 	if err != nil {
 		return refusef(codeInvalidRequest, "%s id must be an integer, but it is: %s", noun, name)
 	}
-	if int32(id) != s.cfg.NodeID {
-		return refusef(codeInvalidRequest, "Unexpected broker id, expected %d%s, but received %s", s.cfg.NodeID, other, name)
+	if int32(id) != s.node() {
+		return refusef(codeInvalidRequest, "Unexpected broker id, expected %d%s, but received %s", s.node(), other, name)
 	}
 	return nil
 }

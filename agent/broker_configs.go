@@ -79,7 +79,7 @@ func (s *Server) brokerConfigs() []brokerConfig {
 		integer, long       = kmsg.ConfigTypeInt, kmsg.ConfigTypeLong
 	)
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
-	id := number(int64(s.cfg.NodeID))
+	id := number(int64(s.node()))
 	self := s.self("")
 	configs := []brokerConfig{
 		setConfig("broker.id", integer, id, "-1", "This agent's id as a broker."),

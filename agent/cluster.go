@@ -37,22 +37,29 @@ type Cluster struct {
 	current  atomic.Pointer[members]
 }
 
-// NewCluster registers this agent and learns of the others. me.Node is its node id, 0 to find one.
-func NewCluster(ctx context.Context, store AgentStore, me metadata.AgentRow, log *slog.Logger) (*Cluster, error) {
+// NewCluster makes the cluster of an agent that has not joined it. It starts nothing.
+func NewCluster(store AgentStore, log *slog.Logger) *Cluster {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{store: store, log: log, me: me, wake: make(chan struct{}, 1)}
-	c.me.Run = metadata.NewAgentID()
-	var err error
-	if c.me.Node, err = store.RegisterAgent(ctx, c.me); err != nil {
-		return nil, err
-	}
+	c := &Cluster{store: store, log: log, wake: make(chan struct{}, 1)}
 	store.OnAgents(func() { signal(c.wake) })
-	return c, c.beat(ctx)
+	return c
 }
 
-// Node is this agent's node id.
+// Join registers this agent and learns of the others. me.Node is its node id, 0 to find one. It is called before Run and
+// before the first request is served, but after the listeners are open: who cannot have the port must not take the node
+// id from the process that does. It may be called again after an error, which wraps metadata.ErrNodeTaken when the node id is another's.
+func (c *Cluster) Join(ctx context.Context, me metadata.AgentRow) (err error) {
+	me.Run = metadata.NewAgentID()
+	if me.Node, err = c.store.RegisterAgent(ctx, me); err != nil {
+		return err
+	}
+	c.me = me
+	return c.beat(ctx)
+}
+
+// Node is this agent's node id, once it has joined.
 func (c *Cluster) Node() int32 { return int32(c.me.Node) }
 
 // Run sends heartbeats until ctx ends. Its error is that another agent has taken the node id.

@@ -196,8 +196,8 @@ func TestClusterHeartbeats(t *testing.T) {
 		start := func(node metadata.NodeID) (*Cluster, context.CancelFunc, *error) {
 			row := agentRows(1, "z")[0]
 			row.Node = node
-			c, err := NewCluster(t.Context(), table, row, nil)
-			if err != nil {
+			c := NewCluster(table, nil)
+			if err := c.Join(t.Context(), row); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"time"
 )
 
 // The PROXY protocol, version 2: before the first request the load balancer says whom it speaks for.
@@ -32,11 +34,28 @@ const (
 // errProxyHeader: a connection does not start with what the load balancer must send.
 var errProxyHeader = errors.New("no header of the PROXY protocol version 2; is the load balancer set up to send it")
 
+// proxyWarnEvery is how often the log says at most that headers are missing: with a load balancer that sends none every
+// connection is closed.
+const proxyWarnEvery = time.Minute
+
+// warnProxyHeader says that a connection was closed for want of a header, unless that was said a moment ago.
+func (s *Server) warnProxyHeader(c *conn, err error) {
+	now := time.Now().UnixNano()
+	last := s.proxyWarned.Load()
+	if now-last < int64(proxyWarnEvery) || !s.proxyWarned.CompareAndSwap(last, now) {
+		return
+	}
+	s.log.Warn("connections are closed: they do not begin with the PROXY protocol's header", "remote", c.info.remote.String(), "error", err)
+}
+
 // readProxyHeader reads the header. It gives the client's address, or nil where the load balancer speaks for itself or for
-// a client that has none.
+// a client that has none. The error wraps errProxyHeader, or errClosedByClient when nothing came at all.
 func readProxyHeader(br *bufio.Reader) (net.Addr, error) {
 	var fixed [proxyFixedBytes]byte
-	if _, err := io.ReadFull(br, fixed[:]); err != nil {
+	switch n, err := io.ReadFull(br, fixed[:]); {
+	case n == 0 && err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fmt.Errorf("%w: %w", errClosedByClient, err) // a health check that only connects
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errProxyHeader, err)
 	}
 	version, command := fixed[12]&proxyVersions, fixed[12]&^byte(proxyVersions)

@@ -57,6 +57,8 @@ type Server struct {
 	state    atomic.Int32
 	drained  chan struct{} // closed when no more is accepted because of Drain
 
+	proxyWarned atomic.Int64 // when a missing header of the PROXY protocol was last said, in ns of the Unix epoch
+
 	mu       sync.Mutex
 	listener net.Listener   // the first
 	others   []net.Listener // those of Config.Listeners
@@ -317,6 +319,9 @@ func (s *Server) run(c *conn) {
 	s.mu.Unlock()
 	s.metrics.connections.Dec()
 	s.metrics.closed.WithLabelValues(closeReason(err)).Inc()
+	if errors.Is(err, errProxyHeader) {
+		s.warnProxyHeader(c, err)
+	}
 	s.log.Debug("connection closed", "conn", c.info.id, "remote", c.info.remote.String(), "reason", err)
 }
 

@@ -22,9 +22,29 @@ func clientZone(clientID string) string {
 	return ""
 }
 
+// node is this agent's id as a broker.
+func (s *Server) node() int32 {
+	if s.peers != nil {
+		return s.peers.Node()
+	}
+	return s.cfg.NodeID
+}
+
+// AgentRow is this agent as it joins a Cluster. The listeners are open.
+func (s *Server) AgentRow() metadata.AgentRow {
+	me := metadata.AgentRow{
+		Node: metadata.NodeID(s.cfg.NodeID), Zone: s.cfg.Rack,
+		Addresses: []metadata.AgentAddress{{Host: s.cfg.AdvertisedHost, Port: s.cfg.AdvertisedPort}},
+	}
+	for _, l := range s.cfg.Listeners {
+		me.Addresses = append(me.Addresses, metadata.AgentAddress{Listener: l.Name, Host: l.AdvertisedHost, Port: l.AdvertisedPort})
+	}
+	return me
+}
+
 // self is this agent as clients of a listener see it.
 func (s *Server) self(listener string) broker {
-	b := broker{id: s.cfg.NodeID, host: s.cfg.AdvertisedHost, port: s.cfg.AdvertisedPort, rack: s.cfg.Rack}
+	b := broker{id: s.node(), host: s.cfg.AdvertisedHost, port: s.cfg.AdvertisedPort, rack: s.cfg.Rack}
 	for _, l := range s.cfg.Listeners {
 		if l.Name == listener {
 			b.host, b.port = l.AdvertisedHost, l.AdvertisedPort
@@ -56,7 +76,7 @@ func (s *Server) brokers(listener string) []broker {
 
 // brokerOf is an agent as clients of a listener see it.
 func (s *Server) brokerOf(a *metadata.AgentRow, listener string) broker {
-	if int32(a.Node) == s.cfg.NodeID {
+	if int32(a.Node) == s.node() {
 		return s.self(listener)
 	}
 	address, err := addressOf(a, listener)
@@ -69,8 +89,8 @@ func (s *Server) brokerOf(a *metadata.AgentRow, listener string) broker {
 // controller is the id that is shown as the controller's: this agent, or, while it drains, one that stays.
 func (s *Server) controller() int32 {
 	m := s.members()
-	if m == nil || m.has(metadata.NodeID(s.cfg.NodeID)) {
-		return s.cfg.NodeID
+	if m == nil || m.has(metadata.NodeID(s.node())) {
+		return s.node()
 	}
 	return int32(m.agents[0].Node)
 }
@@ -84,7 +104,7 @@ type placement struct {
 
 // placement is how a client sees partitions placed.
 func (s *Server) placement(clientID string) placement {
-	return placement{members: s.members(), alone: []int32{s.cfg.NodeID}, zone: clientZone(clientID)}
+	return placement{members: s.members(), alone: []int32{s.node()}, zone: clientZone(clientID)}
 }
 
 func (p *placement) replicas(topic metadata.TopicID, index int32) []int32 {
@@ -126,5 +146,5 @@ func (s *Server) coordinatorOf(id, listener string) broker {
 // ask every broker.
 func (s *Server) coordinates(id string) bool {
 	m := s.members()
-	return m == nil || int32(m.coordinator(coordinatorKey(id)).Node) == s.cfg.NodeID
+	return m == nil || int32(m.coordinator(coordinatorKey(id)).Node) == s.node()
 }

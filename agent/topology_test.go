@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/skeinio/skein/metadata"
 )
 
 // direct puts the server into a cluster of six agents in three zones, as node 1 of zone x.
 func direct(c *Config, d *Deps) {
 	c.NodeID, c.Rack = 1, "x"
-	d.Cluster = &Cluster{}
+	d.Cluster = &Cluster{me: metadata.AgentRow{Node: 1}}
 	d.Cluster.current.Store(newMembers(agentRows(6, "x", "y", "z")))
 }
 

@@ -49,9 +49,22 @@ func (a *AgentRow) Address() string {
 // ErrReplaced: another process has taken the agent's node id.
 var ErrReplaced = errors.New("node id is used by another agent")
 
+// ErrNodeTaken: a node id was asked for that an agent at another address has, and that agent is alive. Whoever runs is
+// not pushed out by a mistake in the configuration of whoever starts.
+var ErrNodeTaken = errors.New("node id belongs to another agent, which is alive")
+
+// CheckNode says whether an agent may take the node id of a row as of now: of its own address, since it was started again,
+// or of an agent that drains or is dead. The error wraps ErrNodeTaken.
+func CheckNode(holder, taker *AgentRow, now Millis) error {
+	if holder.Address() == taker.Address() || holder.Draining || now.Sub(holder.Seen) >= AgentLost {
+		return nil
+	}
+	return fmt.Errorf("%w: node %d at %s, heard of %s ago", ErrNodeTaken, holder.Node, holder.Address(), now.Sub(holder.Seen))
+}
+
 // AgentDriver loads and saves agents' rows. It is part of Driver.
 type AgentDriver interface {
-	// RegisterAgent takes a node id for a run: the one given, from whoever has it; for 0 the one that its address had
+	// RegisterAgent takes a node id for a run: the one given, if CheckNode allows it; for 0 the one that its address had
 	// before, else one that nobody has. It gives that id.
 	RegisterAgent(ctx context.Context, a AgentRow) (NodeID, error)
 
@@ -60,7 +73,8 @@ type AgentDriver interface {
 	Heartbeat(ctx context.Context, a AgentRow) (now Millis, agents []AgentRow, err error)
 }
 
-// RegisterAgent takes a node id for an agent: the given one, or for 0 the one its address had before, or a free one.
+// RegisterAgent takes a node id for an agent: the given one, or for 0 the one its address had before, or a free one. The
+// error wraps ErrNodeTaken when the given one belongs to a living agent at another address.
 func (s *Store) RegisterAgent(ctx context.Context, a AgentRow) (NodeID, error) {
 	node, err := s.driver.RegisterAgent(ctx, a)
 	if err != nil {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and this machine lacks: PostgreSQL (14 or newer), MinIO and kcat, and for `make up`
-# HAProxy. Installs Debian packages when it may (root or sudo); builds MinIO from its Go module into a
-# cache outside the tree. Does nothing for what is there or named by environment variables (docs/OPERATIONS.md, Tests).
-#   tools.sh [postgres] [minio] [kcat] [haproxy] [lint]     (default: postgres minio kcat)
+# Sets up what the tests and `make up` need and this machine lacks: PostgreSQL (14 or newer), MinIO, kcat and HAProxy.
+# Installs Debian packages when it may (root or sudo); builds MinIO from its Go module into a cache outside the tree. Does
+# nothing for what is there or named by environment variables (docs/OPERATIONS.md, Tests).
+#   tools.sh [postgres] [minio] [kcat] [haproxy] [lint]     (default: all but lint)
 set -euo pipefail
 tools=${SKEIN_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/skein-tools}
 minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
@@ -44,7 +44,7 @@ minio() {
 
 kcat() { [ -n "${SKEIN_TEST_KCAT_BIN:-}" ] || have kcat || have kafkacat || { echo "tools: installing kcat"; apt_install kcat; }; }
 
-haproxy() { have haproxy || [ -x /usr/sbin/haproxy ] || { echo "tools: installing HAProxy"; apt_install haproxy; }; }
+haproxy() { [ -n "${SKEIN_TEST_HAPROXY_BIN:-}" ] || have haproxy || [ -x /usr/sbin/haproxy ] || { echo "tools: installing HAProxy"; apt_install haproxy; }; }
 
 lint() {
   [ -x "$tools/bin/staticcheck-$staticcheck_version" ] && return 0
@@ -54,7 +54,7 @@ lint() {
 }
 
 mkdir -p "$tools/bin"
-[ $# -gt 0 ] || set -- postgres minio kcat
+[ $# -gt 0 ] || set -- postgres minio kcat haproxy
 for t in "$@"; do
   case $t in
     postgres | minio | kcat | haproxy | lint) "$t" ;;

@@ -182,7 +182,7 @@ END
 }
 
 start_agent() {
-  local name=$1 port advertise more=()
+  local name=$1 port advertise more=() own=BIN_${1#agent-}
   port=$(kafka_port "$name")
   advertise=127.0.0.1:$lb_port
   if [ "$topology" = direct ]; then
@@ -197,9 +197,10 @@ metadata: $(cat "$state/metadata.url")
 bucket: $(cat "$state/bucket.url")
 create-bucket: true
 topology: $topology
+proxy-protocol: $([ -n "${LB_PROXY:-}" ] && echo true || echo false)
 END
   # shellcheck disable=SC1091,SC2086
-  (. "$state/env" && launch "$name" ${AGENT_WRAP:-} "$bin" agent --config "$state/$name.yaml" "${more[@]}" ${AGENT_FLAGS:-})
+  (. "$state/env" && launch "$name" ${AGENT_WRAP:-} "${!own:-$bin}" agent --config "$state/$name.yaml" "${more[@]}" ${AGENT_FLAGS:-})
 }
 
 start_haproxy() {

@@ -147,7 +147,7 @@ func (s *stack) build(ctx context.Context) error {
 	return s.buildProxy(ctx)
 }
 
-// buildProxy makes what serves clients.
+// buildProxy makes what serves clients, opens the listeners and joins the cluster.
 func (s *stack) buildProxy(ctx context.Context) (err error) {
 	if s.cfg.cacheDir != "" {
 		s.disk, err = cache.NewDisk(cache.DiskOptions{
@@ -170,8 +170,8 @@ func (s *stack) buildProxy(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.cluster, err = s.join(ctx); err != nil {
-		return err
+	if s.cfg.direct {
+		s.cluster = agent.NewCluster(s.store, s.log)
 	}
 	s.server, err = agent.New(s.cfg.agent, agent.Deps{
 		Cluster: s.cluster,
@@ -180,8 +180,14 @@ func (s *stack) buildProxy(ctx context.Context) (err error) {
 	if err != nil {
 		return &usageError{err}
 	}
+	if err := s.server.Listen(ctx); err != nil {
+		return err
+	}
+	if err := s.join(ctx); err != nil {
+		return err
+	}
 	s.ready.ask(s.server.Ready)
-	return s.server.Listen(ctx)
+	return nil
 }
 
 // coldShare is the part of the cache that readers far behind get: one of so many.

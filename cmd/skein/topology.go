@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skeinio/skein/agent"
 	"github.com/skeinio/skein/metadata"
@@ -96,30 +97,25 @@ func splitAdvertised(address string) (host string, port int32, err error) {
 	return host, int32(n), nil
 }
 
-// join registers the agent as a broker of topology direct; nil in topology virtual.
-func (s *stack) join(ctx context.Context) (*agent.Cluster, error) {
-	if !s.cfg.direct {
-		return nil, nil
+// nodeWait is how long a start waits for a node id whose holder may be dead: until it would count as dead.
+const nodeWait = metadata.AgentLost + 2*metadata.HeartbeatInterval
+
+// join registers the agent as a broker of topology direct. The listeners are open.
+func (s *stack) join(ctx context.Context) error {
+	if s.cluster == nil {
+		return nil
 	}
-	a := &s.cfg.agent
-	me := metadata.AgentRow{
-		Node: metadata.NodeID(a.NodeID), Zone: a.Rack,
-		Addresses: []metadata.AgentAddress{{Host: a.AdvertisedHost, Port: a.AdvertisedPort}},
+	me := s.server.AgentRow()
+	started := time.Now()
+	transient := func(err error) bool {
+		return databaseTransient(err) || errors.Is(err, metadata.ErrNodeTaken) && time.Since(started) < nodeWait
 	}
-	for _, l := range a.Listeners {
-		me.Addresses = append(me.Addresses, metadata.AgentAddress{Listener: l.Name, Host: l.AdvertisedHost, Port: l.AdvertisedPort})
-	}
-	var c *agent.Cluster
-	err := untilReached(ctx, s.log, "database "+s.cfg.metadata.String(), s.ready.notReady, databaseTransient,
-		func(ctx context.Context) (err error) {
-			c, err = agent.NewCluster(ctx, s.store, me, s.log)
-			return err
-		})
+	err := untilReached(ctx, s.log, "database "+s.cfg.metadata.String(), s.ready.notReady, transient,
+		func(ctx context.Context) error { return s.cluster.Join(ctx, me) })
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.ready.notReady(nil)
-	a.NodeID = c.Node()
-	s.log.Info("joined the cluster", "node", a.NodeID, "zone", a.Rack)
-	return c, nil
+	s.log.Info("joined the cluster", "node", s.cluster.Node(), "zone", me.Zone)
+	return nil
 }

@@ -27,7 +27,9 @@ type position struct {
 type fault struct {
 	Name  string    `json:"name"`
 	Began time.Time `json:"began"`
-	// Recovery is from the fault's beginning until every producer had an acknowledgement that came after it, in ms.
+	// RecoveryMS is from the fault's end until every producer had an acknowledgement that came after it, in ms; FaultMS how
+	// long the fault itself took.
+	FaultMS    int64 `json:"fault_ms"`
 	RecoveryMS int64 `json:"recovery_ms"`
 	// PauseMS is the longest pause of any client that ended in this step, PauseOf that client.
 	PauseMS int64  `json:"longest_pause_ms"`
@@ -40,7 +42,8 @@ type client struct {
 	Records   int    `json:"records"`
 	Failed    int    `json:"failed"`
 	LastError string `json:"last_error,omitempty"`
-	// PauseMS is the longest time between two acknowledgements, or two records read; PauseIn the step it ended in.
+	// PauseMS is the longest time between two acknowledgements, or two records read, of one partition; PauseIn the step it
+	// ended in.
 	PauseMS int64  `json:"longest_pause_ms"`
 	PauseIn string `json:"longest_pause_in"`
 	// Repeated and Skipped are a consumer's offsets that did not follow their predecessor.
@@ -48,7 +51,8 @@ type client struct {
 	Skipped  int `json:"skipped"`
 
 	consumer bool
-	last     time.Time
+	untimed  bool                // when it made progress is not known
+	last     map[int32]time.Time // by partition
 	next     map[int32]int64
 }
 
@@ -58,17 +62,17 @@ func newLedger() *ledger { return &ledger{acked: map[string]position{}, clients:
 func (l *ledger) clientOf(name string, consumer bool) *client {
 	c := l.clients[name]
 	if c == nil {
-		c = &client{Name: name, consumer: consumer, next: map[int32]int64{}}
+		c = &client{Name: name, consumer: consumer, last: map[int32]time.Time{}, next: map[int32]int64{}}
 		l.clients[name] = c
 	}
 	return c
 }
 
-// progress notes that a client got on. l.mu is held.
-func (c *client) progress(l *ledger) {
+// progress notes that a client got on with a partition. l.mu is held.
+func (c *client) progress(l *ledger, partition int32) {
 	now := time.Now()
-	if !c.last.IsZero() && len(l.faults) > 0 {
-		pause := now.Sub(c.last).Milliseconds()
+	if last, ok := c.last[partition]; ok && len(l.faults) > 0 {
+		pause := now.Sub(last).Milliseconds()
 		f := &l.faults[len(l.faults)-1]
 		if pause > c.PauseMS {
 			c.PauseMS, c.PauseIn = pause, f.Name
@@ -77,7 +81,7 @@ func (c *client) progress(l *ledger) {
 			f.PauseMS, f.PauseOf = pause, c.Name
 		}
 	}
-	c.last = now
+	c.last[partition] = now
 	c.Records++
 }
 
@@ -86,7 +90,13 @@ func (l *ledger) ack(name, value string, p position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked[value] = p
-	l.clientOf(name, false).progress(l)
+	c := l.clientOf(name, false)
+	if p.offset < 0 {
+		c.untimed = true // it tells only at its end that all went well
+		c.Records++
+		return
+	}
+	c.progress(l, p.partition)
 }
 
 // fail notes a record that its producer gave up.
@@ -103,7 +113,7 @@ func (l *ledger) read(name string, p position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.clientOf(name, true)
-	c.progress(l)
+	c.progress(l, p.partition)
 	switch want := c.next[p.partition]; {
 	case p.offset < want:
 		c.Repeated++
@@ -134,21 +144,27 @@ func (l *ledger) begin(name string) time.Time {
 	return now
 }
 
-// recovered notes how long the fault that began last kept a producer waiting.
-func (l *ledger) recovered(after time.Duration) {
+// recovered notes how long the fault that began last took, and how long after it a producer still waited.
+func (l *ledger) recovered(fault, after time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.faults[len(l.faults)-1].RecoveryMS = after.Milliseconds()
+	f := &l.faults[len(l.faults)-1]
+	f.FaultMS, f.RecoveryMS = fault.Milliseconds(), after.Milliseconds()
 }
 
-// slowest is when the producer that is furthest behind had its last acknowledgement.
+// slowest is when the producer and partition that is furthest behind had its last acknowledgement.
 func (l *ledger) slowest() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var t time.Time
 	for _, c := range l.clients {
-		if !c.consumer && (t.IsZero() || c.last.Before(t)) {
-			t = c.last
+		if c.consumer || c.untimed {
+			continue
+		}
+		for _, last := range c.last {
+			if t.IsZero() || last.Before(t) {
+				t = last
+			}
 		}
 	}
 	return t
@@ -201,11 +217,15 @@ func (r *result) print(w io.Writer) {
 	t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "client\trecords\tfailed\trepeated\tskipped\tlongest pause\tin\tlast error")
 	for _, c := range r.Clients {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d ms\t%s\t%s\n", c.Name, c.Records, c.Failed, c.Repeated, c.Skipped, c.PauseMS, c.PauseIn, c.LastError)
+		pause := fmt.Sprint(c.PauseMS, " ms")
+		if c.untimed {
+			pause = "not told"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", c.Name, c.Records, c.Failed, c.Repeated, c.Skipped, pause, c.PauseIn, c.LastError)
 	}
-	fmt.Fprintln(t, "fault\tall producers go on after\tlongest pause\tof")
+	fmt.Fprintln(t, "fault\ttook\tall producers go on after\tlongest pause\tof")
 	for _, f := range r.Faults {
-		fmt.Fprintf(t, "%s\t%d ms\t%d ms\t%s\n", f.Name, f.RecoveryMS, f.PauseMS, f.PauseOf)
+		fmt.Fprintf(t, "%s\t%d ms\t%d ms\t%d ms\t%s\n", f.Name, f.FaultMS, f.RecoveryMS, f.PauseMS, f.PauseOf)
 	}
 	_ = t.Flush() // to stdout
 }

@@ -24,6 +24,9 @@ const (
 	stopTimeout = 3 * time.Minute
 	// catchUp is how long consumers may take to read to the end.
 	catchUp = time.Minute
+	// recheckReplica is how often the franz-go consumer asks the leader where to fetch. By default it stays with a dead agent of
+	// its zone for half an hour.
+	recheckReplica = 5 * time.Second
 	// maxLine bounds a line of an external client, in bytes.
 	maxLine = 1 << 20
 )
@@ -194,7 +197,7 @@ func (w *load) assignments() map[string]map[int32]kgo.Offset {
 
 func (w *load) franzConsumer(ctx context.Context, name string) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(w.o.bootstrap, ",")...), kgo.ConsumePartitions(w.assignments()),
-		kgo.ClientID(name), kgo.Rack("zone-b"))
+		kgo.ClientID(name), kgo.Rack("zone-b"), kgo.RecheckPreferredReplicaInterval(recheckReplica))
 	if err != nil {
 		return err
 	}

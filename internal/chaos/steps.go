@@ -77,9 +77,6 @@ func inject(ctx context.Context, o *options, steps []step, l *ledger) error {
 		if err := s.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if s.undo == nil {
-			began = time.Now()
-		}
 		if err := rest(ctx, s.hold); err != nil {
 			return err
 		}
@@ -108,7 +105,7 @@ func awaitRecovery(ctx context.Context, l *ledger, began, over time.Time) error 
 			return err
 		}
 	}
-	l.recovered(time.Since(began))
+	l.recovered(over.Sub(began), time.Since(over))
 	return nil
 }
 

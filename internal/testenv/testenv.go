@@ -1,4 +1,4 @@
-// Package testenv gives tests real servers, Postgres and MinIO, and finds kcat. A server comes, in this order, from
+// Package testenv gives tests real servers, Postgres and MinIO, and finds kcat and HAProxy. A server comes, in this order, from
 // environment variables that name one that runs, from a local binary that is started on a loopback
 // port, or from a container when a Docker engine answers. When there is none the test fails and says
 // how to get one: a test that needs a server is never skipped.
@@ -33,6 +33,7 @@ const (
 	EnvMinIOSecretKey = "SKEIN_TEST_MINIO_SECRET_KEY" // with EnvMinIOEndpoint
 	EnvMinIOBin       = "SKEIN_MINIO_BIN"             // path of the minio binary
 	EnvKcatBin        = "SKEIN_TEST_KCAT_BIN"         // path of the kcat binary
+	EnvHAProxyBin     = "SKEIN_TEST_HAPROXY_BIN"      // path of the haproxy binary
 )
 
 // finder looks for binaries. Its fields are the outside world, so that a test can empty it.
@@ -142,26 +143,44 @@ func (f finder) minioBin() (string, error) {
 }
 
 // kcatBin finds kcat, which Debian once called kafkacat.
-func (f finder) kcatBin() (string, error) {
-	if path := f.getenv(EnvKcatBin); path != "" {
+func (f finder) kcatBin() (string, error) { return f.toolBin(EnvKcatBin, "kcat", "kcat", "kafkacat") }
+
+// haproxyBin finds HAProxy, which Debian puts where only root's PATH looks.
+func (f finder) haproxyBin() (string, error) {
+	return f.toolBin(EnvHAProxyBin, "haproxy", "haproxy", "/usr/sbin/haproxy")
+}
+
+// toolBin finds the program of a package: where its variable says, else under the first of the names that there is.
+func (f finder) toolBin(env, pkg string, names ...string) (string, error) {
+	if path := f.getenv(env); path != "" {
 		if _, err := f.lookPath(path); err != nil {
-			return "", fmt.Errorf("%s=%s: %w", EnvKcatBin, path, err)
+			return "", fmt.Errorf("%s=%s: %w", env, path, err)
 		}
 		return path, nil
 	}
-	for _, name := range []string{"kcat", "kafkacat"} {
+	for _, name := range names {
 		if path, err := f.lookPath(name); err == nil {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("no kcat for tests: neither kcat nor kafkacat is on the PATH; run `make tools`, install the kcat package, or set %s",
-		EnvKcatBin)
+	return "", fmt.Errorf("no %s for tests: %s is not on the PATH; run `make tools`, install the %s package, or set %s",
+		pkg, strings.Join(names, " or "), pkg, env)
 }
 
 // Kcat gives the path of kcat, the command-line client of librdkafka.
 func Kcat(t testing.TB) string {
 	t.Helper()
 	path, err := systemFinder().kcatBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// HAProxy gives the path of the load balancer.
+func HAProxy(t testing.TB) string {
+	t.Helper()
+	path, err := systemFinder().haproxyBin()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,6 +64,8 @@ func TestNothingFound(t *testing.T) {
 	wantWords(t, err, "no MinIO", "make tools", EnvMinIOEndpoint, EnvMinIOBin, "/home/me/.cache/skein-tools/bin/minio")
 	_, err = f.kcatBin()
 	wantWords(t, err, "no kcat", "make tools", EnvKcatBin)
+	_, err = f.haproxyBin()
+	wantWords(t, err, "no haproxy", "make tools", EnvHAProxyBin)
 
 	f = emptyFinder(map[string]string{EnvPostgresBin: "/nowhere", EnvMinIOBin: "/nowhere/minio", EnvKcatBin: "/nowhere/kcat"},
 		append(postgresFiles("/usr/lib/postgresql/15/bin"), "/path/minio")...)
@@ -121,6 +123,9 @@ func TestFinders(t *testing.T) {
 		if err != nil || got != test.want {
 			t.Errorf("minio: got %q, error %v, want %q", got, err, test.want)
 		}
+	}
+	if got, err := emptyFinder(nil, "/usr/sbin/haproxy").haproxyBin(); err != nil || got != "/usr/sbin/haproxy" {
+		t.Errorf("HAProxy outside of the PATH: got %q, error %v", got, err)
 	}
 	if got, err := emptyFinder(nil, "/path/kafkacat").kcatBin(); err != nil || got != "/path/kafkacat" {
 		t.Errorf("kcat under its old name: got %q, error %v", got, err)

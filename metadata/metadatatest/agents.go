@@ -46,7 +46,18 @@ func testAgents(e *env) {
 	if _, all, err = d.Heartbeat(ctx, again); err != nil || len(all) != 3 || all[1].Draining || all[1].Run != again.Run {
 		e.Errorf("heartbeat of the new run: %+v, %v", all, err)
 	}
-	// Whose id was taken away finds another one.
+	// Nobody pushes out an agent at another address, unless it leaves.
+	if _, err := d.RegisterAgent(ctx, agent(1, "elsewhere")); !errors.Is(err, metadata.ErrNodeTaken) {
+		e.Errorf("register with the node id of an agent that is alive: %v, want ErrNodeTaken", err)
+	}
+	if _, _, err := d.Heartbeat(ctx, a); err != nil {
+		e.Errorf("heartbeat of the agent whose node id another one wanted: %v", err)
+	}
+	a.Draining = true
+	if _, _, err := d.Heartbeat(ctx, a); err != nil {
+		e.Fatal(err)
+	}
 	register(agent(1, "elsewhere"), 1)
+	// Whose id was taken away finds another one.
 	register(agent(0, "a"), 9)
 }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +18,8 @@ const (
 	forgetAgentsSQL = `DELETE FROM agents WHERE seen < skein_now() - $1::int8`
 	findNodeSQL     = `
 SELECT coalesce((SELECT max(node) FROM agents WHERE address = $1), (SELECT max(node) + 1 FROM agents), 1)`
+	// holderSQL is who has a node id.
+	holderSQL   = `SELECT addresses, draining, seen, skein_now() FROM agents WHERE node = $1`
 	registerSQL = `
 INSERT INTO agents (node, run, zone, address, addresses, draining, seen)
 VALUES ($1, $2, $3, $4, $5, $6, skein_now())
@@ -51,10 +54,31 @@ func (d *Driver) RegisterAgent(ctx context.Context, a metadata.AgentRow) (metada
 				return err
 			}
 		}
+		if err := mayTake(ctx, tx, node, &a); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, registerSQL, int32(node), [16]byte(a.Run), a.Zone, a.Address(), addresses, a.Draining)
 		return err
 	})
 	return node, err
+}
+
+// mayTake checks who has a node id.
+func mayTake(ctx context.Context, tx pgx.Tx, node metadata.NodeID, a *metadata.AgentRow) error {
+	holder := metadata.AgentRow{Node: node}
+	var addresses []byte
+	var now metadata.Millis
+	err := tx.QueryRow(ctx, holderSQL, int32(node)).Scan(&addresses, &holder.Draining, (*int64)(&holder.Seen), (*int64)(&now))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(addresses, &holder.Addresses)
+	}
+	if err != nil {
+		return fmt.Errorf("who has node %d: %w", node, err)
+	}
+	return metadata.CheckNode(&holder, a, now)
 }
 
 // Heartbeat implements metadata.Driver.

@@ -28,6 +28,9 @@ func (d *Driver) RegisterAgent(ctx context.Context, a metadata.AgentRow) (metada
 				return failure(err)
 			}
 		}
+		if err := mayTake(s, node, &a, now); err != nil {
+			return err
+		}
 		_, err := s.exec(`INSERT INTO agents (node, run, zone, address, addresses, draining, seen) VALUES (?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (node) DO UPDATE SET run = excluded.run, zone = excluded.zone, address = excluded.address,
 			addresses = excluded.addresses, draining = excluded.draining, seen = excluded.seen`,
@@ -35,6 +38,21 @@ func (d *Driver) RegisterAgent(ctx context.Context, a metadata.AgentRow) (metada
 		return err
 	}, nil)
 	return node, err
+}
+
+// mayTake checks who has a node id.
+func mayTake(s *session, node metadata.NodeID, a *metadata.AgentRow, now metadata.Millis) error {
+	return s.each("SELECT addresses, draining, seen FROM agents WHERE node = ?", []any{int64(node)}, func(r *sql.Rows) error {
+		holder := metadata.AgentRow{Node: node}
+		var addresses string
+		if err := r.Scan(&addresses, &holder.Draining, &holder.Seen); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(addresses), &holder.Addresses); err != nil {
+			return fmt.Errorf("who has node %d: %w", node, err)
+		}
+		return metadata.CheckNode(&holder, a, now)
+	})
 }
 
 // Heartbeat implements metadata.Driver.
