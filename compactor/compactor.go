@@ -46,8 +46,9 @@ type Compactor struct {
 	crash   func(Point) error
 	configs topicconf.Set
 	memory  *gate
-	pace    pace        // of bytes read and written
-	pressed atomic.Bool // a block has so much unmerged that the limit does not count
+	dropped map[metadata.PartitionID]droppedTo // by Retention, which runs once at a time
+	pace    pace                               // of bytes read and written
+	pressed atomic.Bool                        // a block has so much unmerged that the limit does not count
 
 	mu      sync.Mutex
 	touched map[metadata.BlockID]bool          // merged since their runs were last looked at
@@ -74,6 +75,7 @@ func New(o Options) (*Compactor, error) {
 		metrics: newMetrics(o.Registerer), crash: o.Crash, configs: topicconf.All(), touched: map[metadata.BlockID]bool{},
 		seen: map[metadata.PartitionID]seenClean{},
 	}
+	c.dropped = map[metadata.PartitionID]droppedTo{}
 	c.memory = newGate(gateBytes(o.Config.LargestExtent), c.metrics.memory)
 	return c, nil
 }

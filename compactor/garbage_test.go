@@ -212,7 +212,7 @@ func TestRepair(t *testing.T) {
 	set := func(o metadata.ObjectListing, change func(*metadata.ObjectRow)) {
 		now := o.ObjectRow
 		change(&now)
-		if ok, err := r.driver.SetObject(t.Context(), o.ObjectRow, now); err != nil || !ok {
+		if ok, err := r.driver.SetObject(t.Context(), o, now.Refs, now.State); err != nil || !ok {
 			t.Fatal(ok, err)
 		}
 		r.clock.advance(time.Minute)

@@ -3,14 +3,16 @@ package compactor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/skeinio/skein/metadata"
 )
 
-// gather loads the rows of those blocks whose leases are held, as many as fit a job.
-func (c *Compactor) gather(h *held, blocks []metadata.BacklogRow) ([]*merging, error) {
+// gather loads the rows of those blocks whose leases are held, as many as fit a job. failed is of blocks whose rows cannot be
+// read.
+func (c *Compactor) gather(h *held, blocks []metadata.BacklogRow) (list []*merging, failed, err error) {
 	var held []metadata.BacklogRow
 	for i := range blocks {
 		if _, ok := h.get(metadata.BlockLease(blocks[i].Row.ID)); ok {
@@ -19,28 +21,31 @@ func (c *Compactor) gather(h *held, blocks []metadata.BacklogRow) ([]*merging, e
 	}
 	// The one with the oldest rows first: what does not fit is never the same twice.
 	slices.SortStableFunc(held, func(a, b metadata.BacklogRow) int { return cmp.Compare(a.Oldest, b.Oldest) })
-	var list []*merging
 	fits := allowance{share: jobBytes / int64(max(1, len(held)))}
 	for i := range held {
 		// The block as it is now: another compactor may have been at it until the lease was taken.
 		id := held[i].Row.ID
 		page, err := c.db.Backlog(h.ctx, id-1, 1)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(page) == 0 || page[0].Row.ID != id || page[0].Unmerged() == 0 {
 			continue
 		}
 		fits.block = 0
 		m, err := c.gatherBlock(h.ctx, &page[0], &fits)
+		if errors.Is(err, metadata.ErrCorrupt) { // its neighbours go on
+			failed = errors.Join(failed, fmt.Errorf("block %d: %w", id, err))
+			continue
+		}
 		if err != nil {
-			return nil, fmt.Errorf("block %d: %w", id, err)
+			return nil, nil, fmt.Errorf("block %d: %w", id, err)
 		}
 		if m != nil {
 			list = append(list, m)
 		}
 	}
-	return list, nil
+	return list, failed, nil
 }
 
 // allowance is what a merge may take: jobBytes, of which each block has a share, so that objects that several blocks share

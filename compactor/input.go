@@ -202,7 +202,7 @@ func (c *Compactor) getInline(ctx context.Context, blobs []*blob) error {
 	for i, b := range blobs {
 		switch {
 		case loaded[i] == nil:
-			b.damaged(errors.New("the payload is not there"))
+			b.damaged(fmt.Errorf("%w: the payload", objstore.ErrNotFound))
 		case int64(len(loaded[i])) != b.length:
 			b.damaged(fmt.Errorf("%d bytes", len(loaded[i])))
 		default:

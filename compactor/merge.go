@@ -123,9 +123,9 @@ func (c *Compactor) mergeBlocks(ctx context.Context, blocks []metadata.BacklogRo
 }
 
 func (c *Compactor) mergeHeld(h *held, blocks []metadata.BacklogRow) (int, error) {
-	list, err := c.gather(h, blocks)
+	list, failed, err := c.gather(h, blocks)
 	if err != nil || len(list) == 0 {
-		return 0, err
+		return 0, errors.Join(err, failed)
 	}
 	if err := c.crash(PointPlanned); err != nil {
 		return 0, err
@@ -135,7 +135,8 @@ func (c *Compactor) mergeHeld(h *held, blocks []metadata.BacklogRow) (int, error
 			return 0, err
 		}
 	}
-	return c.swapAll(h, list)
+	moved, err := c.swapAll(h, list)
+	return moved, errors.Join(err, failed)
 }
 
 // piece is some of a block's inputs.

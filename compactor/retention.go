@@ -52,11 +52,12 @@ func (c *Compactor) expire(ctx context.Context, page []metadata.BacklogRow, rule
 		b := &page[i]
 		for slot := range metadata.Slot(b.Row.Used) {
 			r, ok := rules[metadata.PartitionID{Block: b.Row.ID, Slot: slot}]
-			if !ok || b.Row.Deleted&(1<<slot) != 0 || b.Row.MergedSeq == 0 {
+			if !ok || b.Row.Deleted&(1<<slot) != 0 || b.Row.MergedSeq == 0 || b.Corrupt != nil {
 				continue
 			}
 			q := metadata.RetentionQuery{
 				Block: b.Row.ID, Slot: slot, LogStart: b.Row.LogStart[slot], Cutoff: metadata.NoTimestamp, KeepBytes: -1,
+				From: c.dropped[metadata.PartitionID{Block: b.Row.ID, Slot: slot}].from,
 			}
 			if r.millis >= 0 {
 				q.Cutoff = max(b.Now-metadata.Millis(r.millis), 0)
@@ -93,23 +94,36 @@ func (c *Compactor) expire(ctx context.Context, page []metadata.BacklogRow, rule
 	return nil
 }
 
+// droppedTo is how far runs were dropped in a partition. Where neither the log's start nor what is merged has changed since,
+// there is nothing to do.
+type droppedTo struct {
+	from, below metadata.Offset
+	merged      metadata.Seq
+}
+
 // drop deletes the runs of a page's blocks that nobody may read any more, by the log starts as they are now.
 func (c *Compactor) drop(ctx context.Context, page []metadata.BacklogRow) error {
 	now, err := c.db.Backlog(ctx, page[0].Row.ID-1, len(page))
 	if err != nil {
 		return err
 	}
-	var below []metadata.LogStart
+	var below []metadata.RunsBelow
+	var merged []metadata.Seq
 	var empty []metadata.BlockID
 	for i := range now {
 		b := &now[i]
+		if b.Corrupt != nil {
+			continue
+		}
 		for slot := range metadata.Slot(b.Row.Used) {
 			offset := b.Row.LogStart[slot]
 			if b.Row.Deleted&(1<<slot) != 0 {
 				offset = b.Photo.Next[slot]
 			}
-			if offset > 0 && b.Row.MergedSeq > 0 {
-				below = append(below, metadata.LogStart{Block: b.Row.ID, Slot: slot, Offset: offset})
+			done := c.dropped[metadata.PartitionID{Block: b.Row.ID, Slot: slot}]
+			if offset > 0 && b.Row.MergedSeq > 0 && (done.below != offset || done.merged != b.Row.MergedSeq) {
+				below = append(below, metadata.RunsBelow{Block: b.Row.ID, Slot: slot, From: done.from, Below: offset})
+				merged = append(merged, b.Row.MergedSeq)
 			}
 		}
 		if b.Row.Deleted != 0 && b.Unmerged() == 0 && b.Released >= b.Last {
@@ -117,23 +131,46 @@ func (c *Compactor) drop(ctx context.Context, page []metadata.BacklogRow) error 
 		}
 	}
 	for len(below) > 0 {
-		part := below[:min(len(below), retentionParts)]
-		below = below[len(part):]
-		for n := dropRuns; n == dropRuns; {
-			if n, err = c.db.DropRuns(ctx, part, dropRuns); err != nil {
-				return err
-			}
-			c.metrics.removed.WithLabelValues("runs").Add(float64(n))
-		}
-	}
-	for _, id := range empty {
-		gone, err := c.db.DropBlock(ctx, id)
-		if err != nil {
+		n := min(len(below), retentionParts)
+		if err := c.dropRuns(ctx, below[:n], merged[:n]); err != nil {
 			return err
 		}
-		if gone {
-			c.metrics.removed.WithLabelValues("blocks").Inc()
-			c.store.Changed(id)
+		below, merged = below[n:], merged[n:]
+	}
+	return c.dropBlocks(ctx, empty)
+}
+
+// dropRuns drops runs until there are none left, and notes how far that is.
+func (c *Compactor) dropRuns(ctx context.Context, below []metadata.RunsBelow, merged []metadata.Seq) error {
+	for n := dropRuns; n >= dropRuns; {
+		if err := c.db.DropRuns(ctx, below, dropRuns); err != nil {
+			return err
+		}
+		n = 0
+		for i := range below {
+			n += below[i].Count
+		}
+		c.metrics.removed.WithLabelValues("runs").Add(float64(n))
+	}
+	for i, b := range below {
+		c.dropped[metadata.PartitionID{Block: b.Block, Slot: b.Slot}] = droppedTo{from: b.From, below: b.Below, merged: merged[i]}
+	}
+	return nil
+}
+
+func (c *Compactor) dropBlocks(ctx context.Context, empty []metadata.BlockID) error {
+	if len(empty) == 0 {
+		return nil
+	}
+	gone, err := c.db.DropBlocks(ctx, empty)
+	if err != nil {
+		return err
+	}
+	c.metrics.removed.WithLabelValues("blocks").Add(float64(len(gone)))
+	c.store.Changed(gone...)
+	for _, id := range gone {
+		for slot := range metadata.Slot(metadata.SlotsPerBlock) {
+			delete(c.dropped, metadata.PartitionID{Block: id, Slot: slot})
 		}
 	}
 	return nil

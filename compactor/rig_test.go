@@ -3,6 +3,7 @@ package compactor
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,6 +66,7 @@ func (d *dated) List(ctx context.Context, prefix, after string, fn func(objstore
 type rig struct {
 	testing.TB
 	clock  *clock
+	path   string // of the SQLite database
 	driver metadata.Compaction
 	store  *metadata.Store
 	faults *objstore.Faults
@@ -78,12 +80,28 @@ type rig struct {
 func newRig(t testing.TB, partitions int32, configs map[string]string) *rig {
 	t.Helper()
 	c := &clock{}
-	d, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "metadata.db"), sqlite.Options{Now: c.now})
+	path := filepath.Join(t.TempDir(), "metadata.db")
+	d, err := sqlite.Open(t.Context(), path, sqlite.Options{Now: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	return newRigOn(t, c, d, partitions, configs)
+	r := newRigOn(t, c, d, partitions, configs)
+	r.path = path
+	return r
+}
+
+// damage changes rows behind the driver's back. The rig is on SQLite.
+func (r *rig) damage(query string, args ...any) {
+	r.Helper()
+	db, err := sql.Open("sqlite", r.path)
+	r.must(err)
+	defer db.Close()
+	res, err := db.Exec(query, args...)
+	r.must(err)
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		r.Fatalf("%s changed %d rows, %v", query, n, err)
+	}
 }
 
 // newRigOn is newRig on another database, whose clock is c.

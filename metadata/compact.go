@@ -64,10 +64,12 @@ type Compaction interface {
 	RetentionStarts(ctx context.Context, queries []RetentionQuery) ([]Offset, error)
 	// MoveLogStarts moves log starts forward; it gives the blocks that changed.
 	MoveLogStarts(ctx context.Context, moves []LogStart) ([]BlockID, error)
-	// DropRuns deletes runs that end below the given offsets, and takes back their references.
-	DropRuns(ctx context.Context, below []LogStart, limit int) (int, error)
-	// DropBlock deletes a block whose slots are all handed out, deleted, merged, released and without runs.
-	DropBlock(ctx context.Context, block BlockID) (bool, error)
+	// DropRuns deletes runs that end below the given offsets, and takes back their references: up to limit in all. It
+	// sets how many there were of each partition, and From to where the next call may begin.
+	DropRuns(ctx context.Context, below []RunsBelow, limit int) error
+	// DropBlocks deletes those of the blocks whose slots are all handed out, deleted, merged, released and without runs. It
+	// gives these.
+	DropBlocks(ctx context.Context, blocks []BlockID) ([]BlockID, error)
 
 	// Condemn condemns objects that are garbage, and registered ones that nobody has named for longer than abandoned.
 	Condemn(ctx context.Context, abandoned time.Duration, limit int) (int, error)
@@ -94,9 +96,13 @@ type Compaction interface {
 	// ListObjects gives rows of objects above a key, by key; ListInline payloads above a flush id.
 	ListObjects(ctx context.Context, after ObjectKey, limit int) ([]ObjectListing, error)
 	ListInline(ctx context.Context, after FlushID, limit int) ([]InlineListing, error)
-	// SetObject writes an object's references and state when these are still what they were (fsck --repair). It gives
-	// whether it did.
-	SetObject(ctx context.Context, was, now ObjectRow) (bool, error)
+	// CountReferences gives the rows of objects and how many unreleased level0 rows and runs name them, in one statement's
+	// view, in the order of keys. It reads all of level0 and runs: it is for few keys that look wrong, up to
+	// MaxCountReferences.
+	CountReferences(ctx context.Context, keys []ObjectKey) ([]ObjectCount, error)
+	// SetObject writes an object's references and state when its row has not changed since it was read (fsck --repair). It
+	// gives whether it did.
+	SetObject(ctx context.Context, was ObjectListing, refs int, state ObjectState) (bool, error)
 	// DropInlinePayloads removes payloads that no unreleased row refers to.
 	DropInlinePayloads(ctx context.Context, flushes []FlushID) (int, error)
 
@@ -116,6 +122,8 @@ type BacklogRow struct {
 	Checkpoint  Seq    // newest; 0: none
 	Released    Seq    // rows up to here gave up their references
 	MergedBytes int64  // sum of the slots' cumulative bytes at the merged seq
+	// Corrupt says that the newest row's photograph cannot be read; Photo is empty then, and nothing can be planned.
+	Corrupt error
 }
 
 // Unmerged is how many rows are not merged.
@@ -178,6 +186,17 @@ type RetentionQuery struct {
 	Cutoff Millis
 	// KeepBytes: runs go whose cumulative bytes do not exceed it; negative: none by size.
 	KeepBytes int64
+	// From: no run has a base below it, so nobody looks there.
+	From Offset
+}
+
+// RunsBelow says which runs of a partition go.
+type RunsBelow struct {
+	Block BlockID
+	Slot  Slot
+	From  Offset // no run has a base below it
+	Below Offset // those that end below it go
+	Count int    // set by DropRuns
 }
 
 // LogStart is a partition's log start, wanted.
@@ -219,10 +238,21 @@ type ObjectListing struct {
 	Gone    bool   // condemned, and its object was deleted
 }
 
+// ObjectCount is an object's row, if it has one, and how many rows name the object.
+type ObjectCount struct {
+	ObjectListing
+	Known bool // it has a row
+	Named int
+}
+
+// MaxCountReferences bounds the keys of one call of CountReferences.
+const MaxCountReferences = 1000
+
 // InlineListing is an inline payload.
 type InlineListing struct {
 	Flush FlushID
 	Size  int64
+	Named bool // an unreleased row refers to it
 }
 
 // Changed tells this Store and all agents that blocks' rows changed.

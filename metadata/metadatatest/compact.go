@@ -27,6 +27,7 @@ func RunCompaction(t *testing.T, open func(t *testing.T) Database) {
 		{"DropRuns", testDropRuns},
 		{"DropBlock", testDropBlock},
 		{"Condemn", testCondemn},
+		{"CountReferences", testCountReferences},
 		{"GCState", testGCState},
 		{"Cleaned", testCleaned},
 		{"Stall", testStall},

@@ -2,6 +2,7 @@ package metadatatest
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/skeinio/skein/metadata"
@@ -69,17 +70,25 @@ func testDropRuns(e *env) {
 	if v := e.view(e.store(), p[0].Block); v.LogStart(p[0].Slot) != 25 || v.LogStart(p[1].Slot) != 0 {
 		e.Errorf("log starts %d, %d", v.LogStart(p[0].Slot), v.LogStart(p[1].Slot))
 	}
-	below := []metadata.LogStart{{Block: p[0].Block, Slot: p[0].Slot, Offset: 25}, {Block: p[1].Block, Slot: p[1].Slot, Offset: 9}}
-	for i, want := range []int{1, 1, 0} {
-		if n, err := d.DropRuns(e.Context(), below, 1); err != nil || n != want {
-			e.Errorf("step %d: %d runs, want %d; %v", i, n, want, err)
+	below := []metadata.RunsBelow{{Block: p[0].Block, Slot: p[0].Slot, Below: 25}, {Block: p[1].Block, Slot: p[1].Slot, Below: 9}}
+	for i, want := range []struct {
+		count int
+		from  metadata.Offset
+	}{{1, 10}, {1, 20}, {0, 20}} {
+		if err := d.DropRuns(e.Context(), below, 1); err != nil || below[0].Count != want.count || below[0].From != want.from ||
+			below[1].Count != 0 || below[1].From != 0 {
+			e.Errorf("step %d: %+v, want %+v; %v", i, below, want, err)
 		}
 	}
 	if o, _ := e.db.Object(e.T, "a"); o.Refs != 1 || o.State != metadata.ObjectLive {
 		e.Errorf("object a %+v", o)
 	}
-	if n, err := d.DropRuns(e.Context(), []metadata.LogStart{{Block: p[0].Block, Slot: p[0].Slot, Offset: 40}}, 100); err != nil || n != 2 {
-		e.Errorf("%d runs, %v", n, err)
+	below = []metadata.RunsBelow{{Block: p[0].Block, Slot: p[0].Slot, From: below[0].From, Below: 40}}
+	if err := d.DropRuns(e.Context(), below, 100); err != nil || below[0].Count != 2 || below[0].From != 40 {
+		e.Errorf("%+v, %v", below, err)
+	}
+	if err := d.DropRuns(e.Context(), below, 100); err != nil || below[0].Count != 0 || below[0].From != 40 {
+		e.Errorf("nothing left: %+v, %v", below, err)
 	}
 	if o, _ := e.db.Object(e.T, "a"); o.Refs != 0 || o.State != metadata.ObjectGarbage {
 		e.Errorf("object a %+v", o)
@@ -98,7 +107,8 @@ func testDropBlock(e *env) {
 	e.one(s, small[0], plain(1))
 	drop := func(what string, id metadata.BlockID, want bool) {
 		e.Helper()
-		if gone, err := d.DropBlock(e.Context(), id); err != nil || gone != want {
+		gone, err := d.DropBlocks(e.Context(), []metadata.BlockID{small[0].Block, id, 1 << 30})
+		if err != nil || slices.Contains(gone, id) != want || len(gone) > 1 {
 			e.Errorf("%s: %v, want %v; %v", what, gone, want, err)
 		}
 	}
@@ -181,17 +191,55 @@ func testCondemn(e *env) {
 	if len(all) != 1 || all[0].Key != "live" || all[0].Refs != 1 {
 		e.Errorf("objects left: %+v", all)
 	}
-	was := all[0].ObjectRow
-	now := was
-	now.Refs, now.State = 0, metadata.ObjectGarbage
+	was := all[0]
 	wrong := was
 	wrong.Refs = 4
-	if ok, err := d.SetObject(ctx, wrong, now); err != nil || ok {
+	if ok, err := d.SetObject(ctx, wrong, 0, metadata.ObjectGarbage); err != nil || ok {
 		e.Errorf("corrected what was not so: %v, %v", ok, err)
 	}
-	if ok, err := d.SetObject(ctx, was, now); err != nil || !ok {
+	wrong = was
+	wrong.Changed--
+	if ok, err := d.SetObject(ctx, wrong, 0, metadata.ObjectGarbage); err != nil || ok {
+		e.Errorf("corrected what has changed since: %v, %v", ok, err)
+	}
+	if ok, err := d.SetObject(ctx, was, 0, metadata.ObjectGarbage); err != nil || !ok {
 		e.Errorf("not corrected: %v", err)
 	}
+}
+
+// testCountReferences: what names an object is counted by rows and runs, without what was released; inline payloads know
+// whether a row needs them.
+func testCountReferences(e *env) {
+	d, s := e.compaction(), e.store()
+	p := e.topic(s, "t", 1).Partitions
+	f := e.flush(s, of(p[0], plain(1)))
+	f.Object, f.ObjectSize = "x", 10
+	e.commit(s, f)
+	e.one(s, p[0], plain(1)) // inline
+	e.must(d.RegisterObjects(e.Context(), []metadata.ObjectRow{{Key: "run", Size: 7}}))
+	keys := []metadata.ObjectKey{"run", "nobody", "x"}
+	expect := func(run, x int, inline bool) {
+		e.Helper()
+		found, err := d.CountReferences(e.Context(), keys)
+		e.must(err)
+		if len(found) != 3 || found[0].Named != run || found[0].Refs != run || !found[0].Known || found[0].Size != 7 ||
+			found[1].Named != 0 || found[1].Known || found[2].Named != x || found[2].Refs != x || !found[2].Known || found[2].Key != "x" {
+			e.Errorf("%+v", found)
+		}
+		list, err := d.ListInline(e.Context(), metadata.FlushID{}, 10)
+		e.must(err)
+		if len(list) != 1 || list[0].Named != inline {
+			e.Errorf("payloads %+v", list)
+		}
+	}
+	expect(0, 1, true)
+	lease := e.lease(d, p[0].Block)
+	e.must(d.Swap(e.Context(), metadata.SwapSave{
+		Lease: lease, Block: p[0].Block, To: 1, Add: []metadata.RunRow{runOf(p[0], 0, 0, "run", 1, 1)},
+	}))
+	expect(1, 1, true)
+	e.must2(d.ReleaseRows(e.Context(), p[0].Block, 10))
+	expect(1, 0, true)
 }
 
 func testGCState(e *env) {

@@ -38,10 +38,11 @@ SELECT b.id, b.version, b.log_start, b.deleted, b.config_epoch, b.merged_seq, b.
 	coalesce(c.released, 0), coalesce(c.merged_bytes, 0)
 FROM (SELECT * FROM blocks WHERE id > $1 ORDER BY id LIMIT $2) b
 LEFT JOIN LATERAL (SELECT seq, time, photo FROM level0 l WHERE l.block = b.id ORDER BY l.seq DESC LIMIT 1) n ON true
-LEFT JOIN LATERAL (SELECT seq FROM level0 l WHERE l.block = b.id ORDER BY l.seq LIMIT 1) f ON true
 LEFT JOIN LATERAL (SELECT time FROM level0 l WHERE l.block = b.id AND l.seq > b.merged_seq ORDER BY l.seq LIMIT 1) u ON true
 LEFT JOIN LATERAL (SELECT seq FROM checkpoints k WHERE k.block = b.id ORDER BY k.seq DESC LIMIT 1) p ON true
 LEFT JOIN LATERAL (SELECT released, merged_bytes FROM compaction x WHERE x.block = b.id LIMIT 1) c ON true
+-- What is below the rows released last is gone.
+LEFT JOIN LATERAL (SELECT seq FROM level0 l WHERE l.block = b.id AND l.seq >= coalesce(c.released, 0) ORDER BY l.seq LIMIT 1) f ON true
 ORDER BY b.id`
 
 	rowsAboveSQL = `
@@ -144,7 +145,7 @@ func scanBacklog(rows pgx.Rows, b *metadata.BacklogRow) error {
 	b.Row.Deleted = uint64(deleted)
 	if b.Photo = metadata.EmptyPhoto(); photo != nil {
 		if err := b.Photo.Decode(photo); err != nil {
-			return fmt.Errorf("newest row of block %d: %w", b.Row.ID, err)
+			b.Corrupt, b.Photo = fmt.Errorf("row (%d, %d): %w", b.Row.ID, b.Last, err), metadata.EmptyPhoto()
 		}
 	}
 	return decodeLogStarts(starts, &b.Row.LogStart)

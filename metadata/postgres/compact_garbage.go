@@ -48,6 +48,21 @@ UPDATE gc SET generation = generation + 1, system = (SELECT system_identifier::t
 	timeline = ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8
 RETURNING ` + gcColumns
 
+	listInlineSQL = `
+SELECT i.flush, i.size, EXISTS (SELECT FROM level0 l LEFT JOIN compaction c ON c.block = l.block
+	WHERE l.flush = i.flush AND l.object IS NULL AND l.seq > coalesce(c.released, 0))
+FROM (SELECT flush, size FROM inline WHERE flush > $1 ORDER BY flush LIMIT $2) i ORDER BY i.flush`
+
+	countReferencesSQL = `
+WITH named AS (
+	SELECT l.object AS key, count(*) AS n FROM level0 l LEFT JOIN compaction c ON c.block = l.block
+	WHERE l.object = ANY ($1::text[]) AND l.seq > coalesce(c.released, 0) GROUP BY 1
+	UNION ALL
+	SELECT r.object, count(*) FROM runs r WHERE r.object = ANY ($1::text[]) GROUP BY 1)
+SELECT u.key, o.key IS NOT NULL, coalesce(o.size, 0), coalesce(o.refs, 0), coalesce(o.state, 0), coalesce(o.time, 0),
+	coalesce((SELECT sum(x.n)::int FROM named x WHERE x.key = u.key), 0)
+FROM unnest($1::text[]) WITH ORDINALITY AS u (key, i) LEFT JOIN objects o ON o.key = u.key ORDER BY u.i`
+
 	expireProducersSQL = `
 DELETE FROM producer_ids WHERE first = ANY (ARRAY(
 	SELECT first FROM producer_ids ORDER BY first LIMIT $2::int8)) AND time < (SELECT skein_now()) - $1::int8`
@@ -139,16 +154,28 @@ func (d *Driver) ListObjects(ctx context.Context, after metadata.ObjectKey, limi
 
 // ListInline implements metadata.Compaction.
 func (d *Driver) ListInline(ctx context.Context, after metadata.FlushID, limit int) ([]metadata.InlineListing, error) {
-	return list(ctx, d, "list inline payloads", "SELECT flush, size FROM inline WHERE flush > $1 ORDER BY flush LIMIT $2",
-		func(rows pgx.Rows, x *metadata.InlineListing) error { return rows.Scan((*[16]byte)(&x.Flush), &x.Size) },
-		[16]byte(after), limit)
+	return list(ctx, d, "list inline payloads", listInlineSQL,
+		func(rows pgx.Rows, x *metadata.InlineListing) error {
+			return rows.Scan((*[16]byte)(&x.Flush), &x.Size, &x.Named)
+		}, [16]byte(after), limit)
+}
+
+// CountReferences implements metadata.Compaction.
+func (d *Driver) CountReferences(ctx context.Context, keys []metadata.ObjectKey) ([]metadata.ObjectCount, error) {
+	return list(ctx, d, "count references", countReferencesSQL, func(rows pgx.Rows, o *metadata.ObjectCount) error {
+		var state int16
+		err := rows.Scan((*string)(&o.Key), &o.Known, &o.Size, &o.Refs, &state, (*int64)(&o.Changed), &o.Named)
+		o.State, o.Gone = metadata.ObjectState(state), o.Refs < 0
+		o.Refs = max(o.Refs, 0)
+		return err
+	}, names(keys))
 }
 
 // SetObject implements metadata.Compaction.
-func (d *Driver) SetObject(ctx context.Context, was, now metadata.ObjectRow) (bool, error) {
+func (d *Driver) SetObject(ctx context.Context, was metadata.ObjectListing, refs int, state metadata.ObjectState) (bool, error) {
 	n, err := d.execute(ctx, "correct object "+string(was.Key),
-		"UPDATE objects SET refs = $4, state = $5, time = skein_now() WHERE key = $1 AND refs = $2 AND state = $3",
-		string(was.Key), was.Refs, int16(was.State), now.Refs, int16(now.State))
+		"UPDATE objects SET refs = $5, state = $6, time = skein_now() WHERE key = $1 AND refs = $2 AND state = $3 AND time = $4",
+		string(was.Key), was.Refs, int16(was.State), int64(was.Changed), refs, int16(state))
 	return n > 0, err
 }
 

@@ -15,26 +15,29 @@ import (
 const (
 	retentionSQL = `
 SELECT u.i, t.base, y.base, e.last
-FROM unnest($1::int8[], $2::int2[], $3::int8[], $4::int8[], $5::int8[]) WITH ORDINALITY AS u (block, slot, start, cutoff, keep, i)
+FROM unnest($1::int8[], $2::int2[], $3::int8[], $4::int8[], $5::int8[], $6::int8[]) WITH ORDINALITY
+	AS u (block, slot, start, cutoff, keep, below, i)
 CROSS JOIN LATERAL (
 	SELECT coalesce((SELECT r.base FROM runs r WHERE r.block = u.block AND r.slot = u.slot AND r.base <= u.start
-		ORDER BY r.base DESC LIMIT 1), u.start) AS base OFFSET 0) h
+		AND r.base >= u.below ORDER BY r.base DESC LIMIT 1), u.start) AS base OFFSET 0) h
 LEFT JOIN LATERAL (SELECT r.base FROM runs r
 	WHERE r.block = u.block AND r.slot = u.slot AND r.base >= h.base AND (r.max_ts >= u.cutoff OR r.max_ts < 0)
 	ORDER BY r.base LIMIT 1) t ON u.cutoff >= 0
 LEFT JOIN LATERAL (SELECT r.base FROM runs r
 	WHERE r.block = u.block AND r.slot = u.slot AND r.base >= h.base AND r.bytes > u.keep
 	ORDER BY r.base LIMIT 1) y ON u.keep >= 0
-CROSS JOIN LATERAL (SELECT r.last FROM runs r WHERE r.block = u.block AND r.slot = u.slot ORDER BY r.base DESC LIMIT 1) e`
+CROSS JOIN LATERAL (SELECT r.last FROM runs r WHERE r.block = u.block AND r.slot = u.slot AND r.base >= u.below
+	ORDER BY r.base DESC LIMIT 1) e`
 )
 
 // RetentionStarts implements metadata.Compaction.
 func (d *Driver) RetentionStarts(ctx context.Context, queries []metadata.RetentionQuery) ([]metadata.Offset, error) {
 	n := len(queries)
 	blocks, slots, starts := make([]int64, n), make([]int16, n), make([]int64, n)
-	cutoffs, keep := make([]int64, n), make([]int64, n)
+	cutoffs, keep, from := make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, q := range queries {
 		blocks[i], slots[i], starts[i], cutoffs[i], keep[i] = int64(q.Block), int16(q.Slot), int64(q.LogStart), int64(q.Cutoff), q.KeepBytes
+		from[i] = int64(q.From)
 	}
 	found := make([]metadata.Offset, n)
 	for i := range found {
@@ -64,7 +67,7 @@ func (d *Driver) RetentionStarts(ctx context.Context, queries []metadata.Retenti
 			found[i-1] = start
 		}
 		return nil
-	}, blocks, slots, starts, cutoffs, keep)
+	}, blocks, slots, starts, cutoffs, keep, from)
 	return found, err
 }
 
@@ -109,20 +112,26 @@ func (d *Driver) MoveLogStarts(ctx context.Context, moves []metadata.LogStart) (
 }
 
 // DropRuns implements metadata.Compaction.
-func (d *Driver) DropRuns(ctx context.Context, below []metadata.LogStart, limit int) (int, error) {
+func (d *Driver) DropRuns(ctx context.Context, below []metadata.RunsBelow, limit int) error {
 	n := len(below)
-	blocks, slots, offsets := make([]int64, n), make([]int32, n), make([]int64, n)
+	blocks, slots, from, offsets := make([]int64, n), make([]int32, n), make([]int64, n), make([]int64, n)
 	for i, b := range below {
-		blocks[i], slots[i], offsets[i] = int64(b.Block), int32(b.Slot), int64(b.Offset)
+		blocks[i], slots[i], from[i], offsets[i] = int64(b.Block), int32(b.Slot), int64(b.From), int64(b.Below)
 	}
-	return d.count(ctx, "drop runs", "SELECT skein_drop_runs($1, $2, $3, $4)", blocks, slots, offsets, limit)
+	type dropped struct{ count, next int64 }
+	found, err := list(ctx, d, "drop runs", "SELECT dropped, next_base FROM skein_drop_runs_from($1, $2, $3, $4, $5)",
+		func(rows pgx.Rows, x *dropped) error { return rows.Scan(&x.count, &x.next) }, blocks, slots, from, offsets, limit)
+	if err != nil {
+		return err
+	}
+	for i, x := range found {
+		below[i].Count, below[i].From = int(x.count), metadata.Offset(x.next)
+	}
+	return nil
 }
 
-// DropBlock implements metadata.Compaction.
-func (d *Driver) DropBlock(ctx context.Context, block metadata.BlockID) (bool, error) {
-	var gone bool
-	if err := d.row(ctx, "SELECT skein_drop_block($1)", []any{int64(block)}, &gone); err != nil {
-		return false, fmt.Errorf("drop block %d: %w", block, err)
-	}
-	return gone, nil
+// DropBlocks implements metadata.Compaction.
+func (d *Driver) DropBlocks(ctx context.Context, blocks []metadata.BlockID) ([]metadata.BlockID, error) {
+	return list(ctx, d, "drop blocks", "SELECT skein_drop_blocks($1)",
+		func(rows pgx.Rows, id *metadata.BlockID) error { return rows.Scan((*int64)(id)) }, blockIDs(blocks))
 }

@@ -115,7 +115,9 @@ func (s *session) backlog(b *metadata.BacklogRow) error {
 	b.Last, b.First, b.Checkpoint = seqOf(last), seqOf(first), seqOf(checkpoint)
 	b.Photo = metadata.EmptyPhoto()
 	if err == nil && photo != nil {
-		err = b.Photo.Decode(photo)
+		if b.Corrupt = b.Photo.Decode(photo); b.Corrupt != nil {
+			b.Corrupt, b.Photo = fmt.Errorf("row (%d, %d): %w", b.Row.ID, b.Last, b.Corrupt), metadata.EmptyPhoto()
+		}
 	}
 	return err
 }
@@ -288,7 +290,7 @@ func (s *session) unref(keys map[metadata.ObjectKey]int, now metadata.Millis) er
 	for key, n := range keys {
 		_, err := s.exec(`UPDATE objects SET refs = max(refs - ?, 0),
 			state = CASE WHEN refs <= ? AND state <> 3 THEN 2 ELSE state END,
-			changed = CASE WHEN refs <= ? THEN ? ELSE changed END WHERE key = ? AND refs > 0`, n, n, n, int64(now), string(key))
+			changed = ? WHERE key = ? AND refs > 0`, n, n, int64(now), string(key))
 		if err != nil {
 			return err
 		}
@@ -363,10 +365,7 @@ func (s *session) release(block metadata.BlockID, limit int, now metadata.Millis
 func (s *session) dropPayloads(flushes []metadata.FlushID) (n int, freed int64, err error) {
 	for _, id := range flushes {
 		var size int64 = -1
-		err := s.one(`DELETE FROM inline WHERE flush = ? AND NOT EXISTS (
-			SELECT 1 FROM level0 l LEFT JOIN compaction c ON c.block = l.place >> 40
-			WHERE l.flush = inline.flush AND l.object = '' AND (l.place & 1099511627775) > coalesce(c.released, 0))
-			RETURNING size`, []any{id[:]}, &size)
+		err := s.one("DELETE FROM inline WHERE flush = ? AND NOT EXISTS ("+unreleasedSQL+") RETURNING size", []any{id[:]}, &size)
 		if err != nil {
 			return 0, 0, err
 		}

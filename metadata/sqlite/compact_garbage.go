@@ -144,11 +144,11 @@ func (d *Driver) ListObjects(ctx context.Context, after metadata.ObjectKey, limi
 func (d *Driver) ListInline(ctx context.Context, after metadata.FlushID, limit int) ([]metadata.InlineListing, error) {
 	var found []metadata.InlineListing
 	err := d.read(ctx, func(s *session) error {
-		return s.each("SELECT flush, size FROM inline WHERE flush > ? ORDER BY flush LIMIT ?", []any{after[:], limit},
-			func(rows *sql.Rows) error {
+		return s.each(`SELECT flush, size, EXISTS (`+unreleasedSQL+`) FROM inline WHERE flush > ? ORDER BY flush LIMIT ?`,
+			[]any{after[:], limit}, func(rows *sql.Rows) error {
 				var x metadata.InlineListing
 				var id []byte
-				err := rows.Scan(&id, &x.Size)
+				err := rows.Scan(&id, &x.Size, &x.Named)
 				copy(x.Flush[:], id)
 				found = append(found, x)
 				return err
@@ -157,10 +157,41 @@ func (d *Driver) ListInline(ctx context.Context, after metadata.FlushID, limit i
 	return found, err
 }
 
+// unreleasedSQL finds the rows that keep an inline payload.
+const unreleasedSQL = `SELECT 1 FROM level0 l LEFT JOIN compaction c ON c.block = l.place >> 40
+	WHERE l.flush = inline.flush AND l.object = '' AND (l.place & 1099511627775) > coalesce(c.released, 0)`
+
+// CountReferences implements metadata.Compaction.
+func (d *Driver) CountReferences(ctx context.Context, keys []metadata.ObjectKey) ([]metadata.ObjectCount, error) {
+	list, err := json.Marshal(keys)
+	if err != nil {
+		return nil, err
+	}
+	var found []metadata.ObjectCount
+	err = d.read(ctx, func(s *session) error {
+		return s.each(`WITH u AS MATERIALIZED (SELECT key AS i, value AS key FROM json_each(?1)),
+			named AS MATERIALIZED (
+				SELECT l.object AS key, count(*) AS n FROM level0 l LEFT JOIN compaction c ON c.block = l.place >> 40
+				WHERE l.object IN (SELECT key FROM u) AND (l.place & 1099511627775) > coalesce(c.released, 0) GROUP BY 1
+				UNION ALL
+				SELECT object, count(*) FROM runs WHERE object IN (SELECT key FROM u) GROUP BY 1)
+			SELECT u.key, o.key IS NOT NULL, coalesce(o.size, 0), coalesce(o.refs, 0), coalesce(o.state, 0), coalesce(o.changed, 0),
+				coalesce((SELECT sum(n) FROM named x WHERE x.key = u.key), 0)
+			FROM u LEFT JOIN objects o ON o.key = u.key ORDER BY u.i`, []any{string(list)}, func(rows *sql.Rows) error {
+			var o metadata.ObjectCount
+			err := rows.Scan(&o.Key, &o.Known, &o.Size, &o.Refs, &o.State, &o.Changed, &o.Named)
+			o.Gone, o.Refs = o.Refs < 0, max(o.Refs, 0)
+			found = append(found, o)
+			return err
+		})
+	})
+	return found, err
+}
+
 // SetObject implements metadata.Compaction.
-func (d *Driver) SetObject(ctx context.Context, was, now metadata.ObjectRow) (bool, error) {
-	n, err := d.change(ctx, "UPDATE objects SET refs = ?, state = ?, changed = ? WHERE key = ? AND refs = ? AND state = ?",
-		now.Refs, int(now.State), int64(d.millis()), string(was.Key), was.Refs, int(was.State))
+func (d *Driver) SetObject(ctx context.Context, was metadata.ObjectListing, refs int, state metadata.ObjectState) (bool, error) {
+	n, err := d.change(ctx, "UPDATE objects SET refs = ?, state = ?, changed = ? WHERE key = ? AND refs = ? AND state = ? AND changed = ?",
+		refs, int(state), int64(d.millis()), string(was.Key), was.Refs, int(was.State), int64(was.Changed))
 	return n > 0, err
 }
 

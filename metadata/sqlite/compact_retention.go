@@ -3,61 +3,77 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/skeinio/skein/metadata"
 )
 
+// retentionSQL is one statement for all partitions: their place, log start, cutoff, bytes and lowest base come as JSON.
+const retentionSQL = `
+WITH q AS MATERIALIZED (
+	SELECT key AS i, value ->> 0 AS block, value ->> 1 AS slot, value ->> 2 AS start, value ->> 3 AS cutoff, value ->> 4 AS keep,
+		value ->> 5 AS below FROM json_each(?)
+), h AS MATERIALIZED (
+	SELECT q.*, coalesce((SELECT r.base FROM runs r WHERE r.block = q.block AND r.slot = q.slot AND r.base <= q.start
+		AND r.base >= q.below ORDER BY r.base DESC LIMIT 1), q.start) AS base FROM q)
+SELECT h.i,
+	(SELECT r.base FROM runs r WHERE r.block = h.block AND r.slot = h.slot AND r.base >= h.base
+		AND (r.max_ts >= h.cutoff OR r.max_ts < 0) ORDER BY r.base LIMIT 1),
+	(SELECT r.base FROM runs r WHERE r.block = h.block AND r.slot = h.slot AND r.base >= h.base
+		AND r.bytes > h.keep ORDER BY r.base LIMIT 1),
+	(SELECT r.last FROM runs r WHERE r.block = h.block AND r.slot = h.slot AND r.base >= h.below ORDER BY r.base DESC LIMIT 1)
+FROM h ORDER BY h.i`
+
 // RetentionStarts implements metadata.Compaction.
 func (d *Driver) RetentionStarts(ctx context.Context, queries []metadata.RetentionQuery) ([]metadata.Offset, error) {
 	found := make([]metadata.Offset, len(queries))
-	err := d.read(ctx, func(s *session) error {
-		for i := range queries {
-			start, err := s.retentionStart(&queries[i])
-			if err != nil {
+	asked := make([][6]int64, len(queries))
+	for i, q := range queries {
+		found[i] = -1
+		asked[i] = [6]int64{int64(q.Block), int64(q.Slot), int64(q.LogStart), int64(q.Cutoff), q.KeepBytes, int64(q.From)}
+	}
+	text, err := json.Marshal(asked)
+	if err != nil {
+		return nil, err
+	}
+	err = d.read(ctx, func(s *session) error {
+		return s.each(retentionSQL, []any{string(text)}, func(rows *sql.Rows) error {
+			var i int
+			var byTime, byBytes, last sql.NullInt64
+			if err := rows.Scan(&i, &byTime, &byBytes, &last); err != nil {
 				return err
 			}
-			found[i] = -1
-			if start > queries[i].LogStart {
+			if start := retentionStart(&queries[i], byTime, byBytes, last); start > queries[i].LogStart {
 				found[i] = start
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return found, err
 }
 
-func (s *session) retentionStart(q *metadata.RetentionQuery) (metadata.Offset, error) {
-	from, last := q.LogStart, metadata.Offset(-1)
-	err := errors.Join(
-		s.one("SELECT base FROM runs WHERE block = ? AND slot = ? AND base <= ? ORDER BY base DESC LIMIT 1",
-			[]any{int64(q.Block), int64(q.Slot), int64(q.LogStart)}, &from),
-		s.one("SELECT last FROM runs WHERE block = ? AND slot = ? ORDER BY base DESC LIMIT 1",
-			[]any{int64(q.Block), int64(q.Slot)}, &last),
-	)
+// retentionStart is the log's start by the first run that stays by each rule; where there is none, all runs go.
+func retentionStart(q *metadata.RetentionQuery, byTime, byBytes, last sql.NullInt64) metadata.Offset {
 	start := q.LogStart
-	if err != nil || last < 0 {
-		return start, err
+	if !last.Valid {
+		return start
 	}
-	rule := func(condition string, limit int64) error {
-		base := last + 1 // all runs go
-		err := s.one("SELECT base FROM runs WHERE block = ? AND slot = ? AND base >= ? AND "+condition+" ORDER BY base LIMIT 1",
-			[]any{int64(q.Block), int64(q.Slot), int64(from), limit}, &base)
-		start = max(start, base)
-		return err
-	}
-	if q.Cutoff >= 0 {
-		if err := rule("(max_ts >= ? OR max_ts < 0)", int64(q.Cutoff)); err != nil {
-			return 0, err
+	for _, rule := range []struct {
+		on   bool
+		base sql.NullInt64
+	}{{q.Cutoff >= 0, byTime}, {q.KeepBytes >= 0, byBytes}} {
+		switch {
+		case !rule.on:
+		case rule.base.Valid:
+			start = max(start, metadata.Offset(rule.base.Int64))
+		default:
+			start = max(start, metadata.Offset(last.Int64+1))
 		}
 	}
-	if q.KeepBytes >= 0 {
-		if err := rule("bytes > ?", q.KeepBytes); err != nil {
-			return 0, err
-		}
-	}
-	return start, nil
+	return start
 }
 
 // MoveLogStarts implements metadata.Compaction.
@@ -98,42 +114,74 @@ func (d *Driver) MoveLogStarts(ctx context.Context, moves []metadata.LogStart) (
 	return changed, err
 }
 
-// DropRuns implements metadata.Compaction.
-func (d *Driver) DropRuns(ctx context.Context, below []metadata.LogStart, limit int) (int, error) {
-	n := 0
-	err := d.write(ctx, func(s *session) error {
-		n = 0
-		for _, b := range below {
-			if n == limit {
-				return nil
+// dropRunsSQL deletes the runs of all partitions at once.
+const dropRunsSQL = `
+DELETE FROM runs WHERE (block, slot, base) IN (
+	SELECT r.block, r.slot, r.base FROM json_each(?1) q JOIN runs r
+		ON r.block = q.value ->> 0 AND r.slot = q.value ->> 1 AND r.base >= q.value ->> 2 AND r.base < q.value ->> 3
+	WHERE r.last < q.value ->> 3 LIMIT ?2)
+RETURNING block, slot, last, object`
+
+// DropRuns implements metadata.Compaction. A deleted row is gone here, so that From matters less than elsewhere.
+func (d *Driver) DropRuns(ctx context.Context, below []metadata.RunsBelow, limit int) error {
+	asked := make([][4]int64, len(below))
+	for i, b := range below {
+		asked[i] = [4]int64{int64(b.Block), int64(b.Slot), int64(b.From), int64(b.Below)}
+	}
+	text, err := json.Marshal(asked)
+	if err != nil {
+		return err
+	}
+	counts, lasts := map[metadata.PartitionID]int{}, map[metadata.PartitionID]metadata.Offset{}
+	err = d.write(ctx, func(s *session) error {
+		objects := map[metadata.ObjectKey]int{}
+		err := s.each(dropRunsSQL, []any{string(text), limit}, func(rows *sql.Rows) error {
+			var p metadata.PartitionID
+			var last metadata.Offset
+			var key string
+			err := rows.Scan(&p.Block, &p.Slot, &last, &key)
+			counts[p]++
+			lasts[p] = max(lasts[p], last)
+			if key != "" {
+				objects[metadata.ObjectKey(key)]++
 			}
-			objects := map[metadata.ObjectKey]int{}
-			err := s.each(`DELETE FROM runs WHERE block = ? AND slot = ? AND base IN (
-				SELECT base FROM runs WHERE block = ? AND slot = ? AND base < ? AND last < ? ORDER BY base LIMIT ?) RETURNING object`,
-				[]any{int64(b.Block), int64(b.Slot), int64(b.Block), int64(b.Slot), int64(b.Offset), int64(b.Offset), limit - n},
-				func(rows *sql.Rows) error {
-					var key string
-					err := rows.Scan(&key)
-					n++
-					if key != "" {
-						objects[metadata.ObjectKey(key)]++
-					}
-					return err
-				})
-			if err == nil {
-				err = s.unref(objects, d.millis())
-			}
-			if err != nil {
-				return err
-			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		return nil
+		return s.unref(objects, d.millis())
 	}, nil)
-	return n, err
+	if err != nil {
+		return err
+	}
+	for i := range below {
+		p := metadata.PartitionID{Block: below[i].Block, Slot: below[i].Slot}
+		if n := counts[p]; n > 0 {
+			below[i].Count, below[i].From = n, lasts[p]+1
+		} else {
+			below[i].Count = 0
+		}
+	}
+	return nil
 }
 
-// DropBlock implements metadata.Compaction.
-func (d *Driver) DropBlock(ctx context.Context, block metadata.BlockID) (bool, error) {
+// DropBlocks implements metadata.Compaction.
+func (d *Driver) DropBlocks(ctx context.Context, blocks []metadata.BlockID) ([]metadata.BlockID, error) {
+	var gone []metadata.BlockID
+	for _, id := range blocks {
+		dropped, err := d.dropBlock(ctx, id)
+		if err != nil {
+			return gone, fmt.Errorf("drop block %d: %w", id, err)
+		}
+		if dropped {
+			gone = append(gone, id)
+		}
+	}
+	return gone, nil
+}
+
+func (d *Driver) dropBlock(ctx context.Context, block metadata.BlockID) (bool, error) {
 	gone := false
 	err := d.write(ctx, func(s *session) error {
 		b := metadata.BacklogRow{}
