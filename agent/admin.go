@@ -148,7 +148,7 @@ func (s *Server) freshCatalogue(ctx context.Context) (*metadata.Catalogue, error
 	if err != nil {
 		return nil, fmt.Errorf("read the catalogue: %w", err)
 	}
-	s.catalogue.Store(c)
+	s.saw(c)
 	return c, nil
 }
 

@@ -46,6 +46,8 @@ type fetch struct {
 	// preferred is Server.preferredReplica.
 	preferred func(rack string, topic metadata.TopicID, index int32) (node int32, other bool)
 	drained   <-chan struct{} // ends the wait: what there is then is the answer
+	refreshed bool            // the database was asked for the catalogue
+	deleted   bool            // a partition of the catalogue is deleted
 }
 
 // fetchResult is one partition of the response: part, or an error found before anything was looked at.
@@ -82,10 +84,11 @@ func (s *Server) fetch(ctx context.Context, r *request) (reply, error) {
 		wait:    min(time.Duration(max(req.MaxWaitMillis, 0))*time.Millisecond, maxFetchWait),
 		drained: s.drained, preferred: s.preferredReplica,
 	}
-	if err := f.resolve(ctx, s.store); err != nil {
+	catalogue, err := s.store.Catalogue(ctx)
+	if err := f.resolve(ctx, s.store, catalogue, err); err != nil {
 		return reply{}, err
 	}
-	release, err := f.run(ctx)
+	release, err := f.run(ctx, s.store)
 	if err != nil {
 		return reply{}, err
 	}
@@ -102,18 +105,18 @@ func (s *Server) fetch(ctx context.Context, r *request) (reply, error) {
 	}}, nil
 }
 
-// resolve finds the request's partitions in the catalogue. A topic that is not known is asked of the database once.
-func (f *fetch) resolve(ctx context.Context, topics Topics) error {
-	catalogue, err := topics.Catalogue(ctx)
-	refreshed := false
+// resolve finds the request's partitions in the catalogue. A topic or partition that is not in it is asked of the database
+// once.
+func (f *fetch) resolve(ctx context.Context, topics Topics, catalogue *metadata.Catalogue, err error) error {
+	f.results, f.counts, f.parts, f.moved = nil, nil, nil, nil
 	for i := range f.req.Topics {
 		t := &f.req.Topics[i]
 		f.counts = append(f.counts, len(t.Partitions))
 		var topic *metadata.Topic
 		if err == nil {
 			topic = f.find(catalogue, t)
-			if topic == nil && !refreshed {
-				refreshed = true
+			if !hasPartitions(topic, t) && !f.refreshed {
+				f.refreshed = true
 				if catalogue, err = topics.RefreshCatalogue(ctx); err == nil {
 					topic = f.find(catalogue, t)
 				}
@@ -141,6 +144,19 @@ func (f *fetch) resolve(ctx context.Context, topics Topics) error {
 		}
 	}
 	return nil
+}
+
+// hasPartitions says whether a topic has all partitions that are asked for; nil has none.
+func hasPartitions(topic *metadata.Topic, t *kmsg.FetchRequestTopic) bool {
+	if topic == nil {
+		return false
+	}
+	for i := range t.Partitions {
+		if int(t.Partitions[i].Partition) >= len(topic.Partitions) {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *fetch) find(c *metadata.Catalogue, t *kmsg.FetchRequestTopic) *metadata.Topic {
@@ -193,23 +209,22 @@ func checkLeaderEpoch(epoch int32) int16 {
 }
 
 // run waits until there is enough to return, and reads it. release gives back the memory that the response refers to.
-func (f *fetch) run(ctx context.Context) (release func(), err error) {
-	if len(f.moved) > 0 {
-		f.wait = 0 // they are told at once
-		if err := f.reader.look(ctx, f.moved, false); err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			f.reader.failAll(f.moved, err)
+func (f *fetch) run(ctx context.Context, topics Topics) (release func(), err error) {
+	began := time.Now()
+	ready, err := f.begin(ctx)
+	if err == nil && f.deleted && !f.refreshed && f.req.Version < fetchTopicIDs {
+		// Another agent may have made it again under its name.
+		f.refreshed = true
+		catalogue, catalogueErr := topics.RefreshCatalogue(ctx)
+		if err = f.resolve(ctx, topics, catalogue, catalogueErr); err == nil {
+			ready, err = f.begin(ctx)
 		}
 	}
-	if len(f.parts) == 0 {
+	if err == nil && len(f.parts) == 0 {
 		return func() {}, nil
 	}
-	deadline := time.Now().Add(f.wait)
-	ready, err := f.check(ctx)
 	if err == nil && !ready && f.wait > 0 {
-		err = f.await(ctx, deadline)
+		err = f.await(ctx, began.Add(f.wait))
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -228,6 +243,23 @@ func (f *fetch) run(ctx context.Context) (release func(), err error) {
 		}
 	}
 	return release, err
+}
+
+// begin looks at what the request asks for as it is now.
+func (f *fetch) begin(ctx context.Context) (ready bool, err error) {
+	if len(f.moved) > 0 {
+		f.wait = 0 // they are told at once
+		if err := f.reader.look(ctx, f.moved, false); err != nil {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			f.reader.failAll(f.moved, err)
+		}
+	}
+	if len(f.parts) == 0 {
+		return true, nil
+	}
+	return f.check(ctx)
 }
 
 // await is the long poll: it looks again whenever one of the blocks moves, until there is enough or the time is over.
@@ -269,7 +301,7 @@ func (f *fetch) check(ctx context.Context) (ready bool, err error) {
 	ready = total >= f.minBytes
 	for _, p := range f.parts {
 		if p.code == codeUnknownTopicOrPartition {
-			p.code = f.unknownTopic() // the catalogue has it still, its block says that it was deleted
+			p.code, f.deleted = f.unknownTopic(), true // the catalogue has it still, its block says that it was deleted
 		}
 		ready = ready || p.failed() || (p.more && total > 0)
 	}

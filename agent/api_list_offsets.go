@@ -44,10 +44,37 @@ func (s *Server) listOffsets(ctx context.Context, r *request) (reply, error) {
 	if !ok {
 		return reply{}, fmt.Errorf("list offsets: request is %T", r.msg)
 	}
-	catalogue, err := s.lookup(ctx, topicNames(len(req.Topics), func(i int) string { return req.Topics[i].Topic }))
-	if ctx.Err() != nil {
-		return reply{}, ctx.Err()
+	var resp *kmsg.ListOffsetsResponse
+	err := s.resolved(ctx, func(c *metadata.Catalogue, err error) (unknown bool, _ error) {
+		resp, err = s.listIn(ctx, req, c, err)
+		return err == nil && anyUnknown(resp), err
+	})
+	if err != nil {
+		return reply{}, err
 	}
+	for i := range resp.Topics {
+		for j := range resp.Topics[i].Partitions {
+			r.note(resp.Topics[i].Partitions[j].ErrorCode)
+		}
+	}
+	return reply{msg: resp}, nil
+}
+
+func anyUnknown(resp *kmsg.ListOffsetsResponse) bool {
+	for i := range resp.Topics {
+		for j := range resp.Topics[i].Partitions {
+			if resp.Topics[i].Partitions[j].ErrorCode == codeUnknownTopicOrPartition {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// listIn answers a request by a catalogue; err is why there is none.
+func (s *Server) listIn(
+	ctx context.Context, req *kmsg.ListOffsetsRequest, catalogue *metadata.Catalogue, err error,
+) (*kmsg.ListOffsetsResponse, error) {
 	resp := kmsg.NewPtrListOffsetsResponse()
 	resp.Version = req.Version
 	resp.Topics = make([]kmsg.ListOffsetsResponseTopic, len(req.Topics))
@@ -76,15 +103,7 @@ func (s *Server) listOffsets(ctx context.Context, r *request) (reply, error) {
 			}
 		}
 	}
-	if err := s.answerOffsets(ctx, asked, req.IsolationLevel == readCommitted); err != nil {
-		return reply{}, err
-	}
-	for i := range resp.Topics {
-		for j := range resp.Topics[i].Partitions {
-			r.note(resp.Topics[i].Partitions[j].ErrorCode)
-		}
-	}
-	return reply{msg: resp}, nil
+	return resp, s.answerOffsets(ctx, asked, req.IsolationLevel == readCommitted)
 }
 
 // checkTimestamp refuses special timestamps that the version does not have.

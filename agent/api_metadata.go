@@ -100,14 +100,22 @@ func (m *metadataCall) reserve(ctx context.Context, topics, partitions int) (err
 	return err
 }
 
-// lastCatalogue is catalogueWith that falls back to the last catalogue seen: an old answer keeps clients going through a
-// pause of the database, and what they do with it is checked again.
-func (m *metadataCall) lastCatalogue(ctx context.Context, has func(*metadata.Catalogue) bool) (*metadata.Catalogue, error) {
-	c, err := m.s.catalogueWith(ctx, has)
+// newest asks the database for the catalogue, so that what was created, deleted or grown at any agent before the request
+// is in the answer. It falls back to the last catalogue seen: an old answer keeps clients going through a pause of the
+// database, and what they do with it is checked again.
+func (m *metadataCall) newest(ctx context.Context) (*metadata.Catalogue, error) {
+	old := m.s.catalogue.Load()
+	asking := ctx
+	if old != nil {
+		var cancel context.CancelFunc
+		asking, cancel = context.WithTimeout(ctx, catalogueWait)
+		defer cancel()
+	}
+	c, err := m.s.freshCatalogue(asking)
 	if err == nil || ctx.Err() != nil {
 		return c, err
 	}
-	if old := m.s.catalogue.Load(); old != nil {
+	if old != nil {
 		m.s.log.Warn("answering from an old catalogue", "error", err)
 		return old, nil
 	}
@@ -116,7 +124,7 @@ func (m *metadataCall) lastCatalogue(ctx context.Context, has func(*metadata.Cat
 
 // all describes all topics. Without any catalogue the connection is closed: an empty list would be believed.
 func (m *metadataCall) all(ctx context.Context) ([]kmsg.MetadataResponseTopic, error) {
-	c, err := m.lastCatalogue(ctx, func(*metadata.Catalogue) bool { return true })
+	c, err := m.newest(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +144,7 @@ func (m *metadataCall) all(ctx context.Context) ([]kmsg.MetadataResponseTopic, e
 
 // asked describes the topics that were asked for, creating them where that is wanted.
 func (m *metadataCall) asked(ctx context.Context) ([]kmsg.MetadataResponseTopic, error) {
-	c, err := m.lastCatalogue(ctx, m.knows)
+	c, err := m.newest(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -196,20 +204,6 @@ func (m *metadataCall) partitions(c *metadata.Catalogue) (n int) {
 
 // byID says whether a topic is asked for by its id.
 func byID(q *kmsg.MetadataRequestTopic) bool { return q.TopicID != [16]byte{} }
-
-// knows says whether everything that was asked for is in a catalogue.
-func (m *metadataCall) knows(c *metadata.Catalogue) bool {
-	for i := range m.req.Topics {
-		q := &m.req.Topics[i]
-		if byID(q) && c.ByID(q.TopicID) == nil {
-			return false
-		}
-		if !byID(q) && q.Topic != nil && validTopicName(*q.Topic) && c.ByName(*q.Topic) == nil {
-			return false
-		}
-	}
-	return true
-}
 
 // failed answers every topic with an error.
 func (m *metadataCall) failed(code int16) []kmsg.MetadataResponseTopic {
@@ -306,7 +300,7 @@ func (m *metadataCall) create(ctx context.Context, c *metadata.Catalogue, codes 
 			codes[missing[i].Name] = codeOf(err)
 		}
 	}
-	fresh, err := m.lastCatalogue(ctx, m.knows)
+	fresh, err := m.newest(ctx)
 	if err != nil {
 		return nil, err
 	}

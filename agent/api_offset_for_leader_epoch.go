@@ -20,14 +20,30 @@ func (s *Server) offsetForLeaderEpoch(ctx context.Context, r *request) (reply, e
 	if !ok {
 		return reply{}, fmt.Errorf("offset for leader epoch: request is %T", r.msg)
 	}
-	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
+	var resp *kmsg.OffsetForLeaderEpochResponse
+	err := s.resolved(ctx, func(c *metadata.Catalogue, err error) (unknown bool, _ error) {
+		resp, unknown, err = s.epochsIn(ctx, req, c, err)
+		return unknown, err
+	})
+	if err != nil {
+		return reply{}, err
+	}
+	for i := range resp.Topics {
+		for j := range resp.Topics[i].Partitions {
+			r.note(resp.Topics[i].Partitions[j].ErrorCode)
+		}
+	}
+	return reply{msg: resp}, nil
+}
+
+// epochsIn answers a request by a catalogue; err is why there is none. unknown: a partition is not there.
+func (s *Server) epochsIn(
+	ctx context.Context, req *kmsg.OffsetForLeaderEpochRequest, topics *metadata.Catalogue, err error,
+) (resp *kmsg.OffsetForLeaderEpochResponse, unknown bool, _ error) {
+	resp = kmsg.NewPtrOffsetForLeaderEpochResponse()
 	resp.Version = req.Version
 	var parts []*partRead
 	var at []*kmsg.OffsetForLeaderEpochResponseTopicPartition
-	topics, err := s.lookup(ctx, topicNames(len(req.Topics), func(i int) string { return req.Topics[i].Topic }))
-	if ctx.Err() != nil {
-		return reply{}, ctx.Err()
-	}
 	resp.Topics = make([]kmsg.OffsetForLeaderEpochResponseTopic, len(req.Topics))
 	for i := range req.Topics {
 		t, out := &req.Topics[i], &resp.Topics[i]
@@ -38,6 +54,7 @@ func (s *Server) offsetForLeaderEpoch(ctx context.Context, r *request) (reply, e
 			x.Default()
 			x.Partition, x.LeaderEpoch, x.EndOffset = p.Partition, noLeaderEpoch, int64(noOffset)
 			part, code := findPart(topics, t.Topic, p.Partition, err)
+			unknown = unknown || code == codeUnknownTopicOrPartition
 			if code == codeNone {
 				code = checkLeaderEpoch(p.CurrentLeaderEpoch)
 			}
@@ -47,19 +64,31 @@ func (s *Server) offsetForLeaderEpoch(ctx context.Context, r *request) (reply, e
 		}
 	}
 	if err := s.reader.fresh(ctx, parts); err != nil {
-		return reply{}, err
+		return nil, false, err
 	}
 	for i, p := range parts {
+		unknown = unknown || p.code == codeUnknownTopicOrPartition
 		if at[i].ErrorCode = p.code; p.code == codeNone {
 			at[i].LeaderEpoch, at[i].EndOffset = leaderEpoch, int64(p.highWatermark())
 		}
 	}
-	for i := range resp.Topics {
-		for j := range resp.Topics[i].Partitions {
-			r.note(resp.Topics[i].Partitions[j].ErrorCode)
+	return resp, unknown, nil
+}
+
+// resolved answers a request that names its topics: by the catalogue at hand, and where something is unknown to that, or
+// deleted, once more by the database's: another agent may have made it, made it again, or given it more partitions.
+func (s *Server) resolved(ctx context.Context, answer func(c *metadata.Catalogue, err error) (unknown bool, _ error)) error {
+	c, err := s.store.Catalogue(ctx)
+	for again := true; ; again = false {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
+		unknown, failed := answer(c, err)
+		if failed != nil || !unknown || !again {
+			return failed
+		}
+		c, err = s.store.RefreshCatalogue(ctx)
 	}
-	return reply{msg: resp}, nil
 }
 
 // topicNames gives n names.
@@ -85,7 +114,7 @@ func (s *Server) lookup(ctx context.Context, names []string) (*metadata.Catalogu
 	return c, nil
 }
 
-// findPart finds a partition, or gives the code that says why not; err is lookup's.
+// findPart finds a partition, or gives the code that says why not; err is why there is no catalogue.
 func findPart(c *metadata.Catalogue, topic string, index int32, err error) (*partRead, int16) {
 	if err != nil {
 		return nil, readCode(err)

@@ -16,11 +16,16 @@ func (s *Server) catalogueWith(ctx context.Context, has func(*metadata.Catalogue
 	if err != nil {
 		return nil, fmt.Errorf("read the catalogue: %w", err)
 	}
+	s.saw(c)
+	return c, nil
+}
+
+// saw keeps the newest catalogue.
+func (s *Server) saw(c *metadata.Catalogue) {
 	if s.catalogue.Load() != c {
 		s.catalogue.Store(c)
 		s.configs.trim(len(c.Topics()))
 	}
-	return c, nil
 }
 
 // maxTopicNameBytes is Kafka's.

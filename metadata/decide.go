@@ -147,6 +147,7 @@ func (d *decision) block(f *Flush, extents []Extent, results []BatchResult) (*Ro
 // batch decides one batch and, when it is accepted, folds it into the state.
 func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 	if s == nil || s.Row.Deleted&(1<<e.Slot) != 0 {
+		d.stale = true // the name may be another topic's by now
 		return BatchResult{Code: CodeUnknownPartition, Base: -1, LogStart: -1}
 	}
 	r := BatchResult{Base: -1, LogStart: s.Row.LogStart[e.Slot]}
