@@ -40,8 +40,11 @@ type Seeder interface {
 	FillRows(t testing.TB, n int, row func(i int) (r *metadata.Row, photoBytes int))
 	// FillRuns inserts n runs, likewise.
 	FillRuns(t testing.TB, n int, run func(i int) metadata.RunRow)
+	// FillAborted inserts n aborted transactions, likewise.
+	FillAborted(t testing.TB, n int, aborted func(i int) metadata.AbortedTxn)
 	// CheckPlans asserts that the driver's queries search by index, on the tables as they are: no statement of the hot
-	// path or of readers scans level0, runs, receipts, checkpoints, inline, objects or producer_ids.
+	// path or of readers scans level0, runs, receipts, checkpoints, inline, objects, producer_ids or the tables of
+	// transactions.
 	CheckPlans(t testing.TB)
 }
 
@@ -98,6 +101,7 @@ func Run(t *testing.T, open func(t *testing.T) Database) {
 		{"TxnMarkers", testTxnMarkers},
 		{"TxnRace", testTxnRace},
 		{"TxnRandom", testTxnRandom},
+		{"TxnBulk", testTxnBulk},
 		{"Bulk", testBulk},
 	} {
 		t.Run(test.name, func(t *testing.T) {

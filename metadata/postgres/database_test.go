@@ -136,6 +136,24 @@ func (db *database) FillRuns(t testing.TB, n int, run func(i int) metadata.RunRo
 	})
 }
 
+func (db *database) FillAborted(t testing.TB, n int, aborted func(i int) metadata.AbortedTxn) {
+	t.Helper()
+	db.with(t, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.CopyFrom(ctx, pgx.Identifier{"aborted"}, []string{"block", "slot", "marker", "first", "producer", "lso"},
+			pgx.CopyFromSlice(n, func(i int) ([]any, error) {
+				a := aborted(i)
+				return []any{
+					int64(a.Partition.Block), int16(a.Partition.Slot), int64(a.Marker), int64(a.First), int64(a.Producer), int64(a.LSO),
+				}, nil
+			}))
+		if err != nil {
+			return err
+		}
+		_, err = conn.Exec(ctx, "VACUUM ANALYZE aborted")
+		return err
+	})
+}
+
 // searched are the tables that no statement may walk through.
 var searched = map[string]bool{
 	"level0": true, "runs": true, "receipts": true, "checkpoints": true, "inline": true, "objects": true, "producer_ids": true,
@@ -202,7 +220,7 @@ func walks(p plan, limited bool) []string {
 	var found []string
 	scan := strings.Contains(p.Node, "Scan")
 	index := strings.Contains(p.Node, "Index") && (p.Condition != "" || limited)
-	if scan && searched[p.Relation] && !index && p.Node != "Bitmap Heap Scan" {
+	if scan && searched[p.Relation] && !index && p.Node != "Bitmap Heap Scan" && p.Node != "Tid Scan" {
 		found = append(found, fmt.Sprintf("%s of %s", p.Node, p.Relation))
 	}
 	for _, child := range p.Plans {

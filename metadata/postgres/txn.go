@@ -496,7 +496,8 @@ func (d *Driver) Aborted(ctx context.Context, queries []metadata.AbortedQuery) (
 }
 
 // pruneSQL finds the next partitions that have aborted transactions by a loose index scan, and removes of each what lies
-// below its log start.
+// below its log start. A join by key may be planned as a walk through the whole table; rows are never updated, and none of
+// this statement's view goes before it ends, so that their places name them.
 const pruneSQL = `
 WITH RECURSIVE parts AS (
 	(SELECT block, slot, 1 AS n FROM aborted WHERE (block, slot) > ($1::int8, $2::int2) ORDER BY block, slot LIMIT 1)
@@ -509,11 +510,10 @@ WITH RECURSIVE parts AS (
 		ELSE skein_log_start(b.log_start, p.slot) END AS start
 	FROM parts p LEFT JOIN blocks b ON b.id = p.block
 ), gone AS (
-	DELETE FROM aborted a USING (
-		SELECT d.block, d.slot, x.marker FROM below d CROSS JOIN LATERAL (
-			SELECT y.marker FROM aborted y WHERE y.block = d.block AND y.slot = d.slot AND y.marker < d.start
-			ORDER BY y.marker LIMIT $4) x) o
-	WHERE a.block = o.block AND a.slot = o.slot AND a.marker = o.marker RETURNING 1
+	DELETE FROM aborted WHERE ctid = ANY (ARRAY(
+		SELECT x.place FROM below d CROSS JOIN LATERAL (
+			SELECT y.ctid AS place FROM aborted y WHERE y.block = d.block AND y.slot = d.slot AND y.marker < d.start
+			ORDER BY y.marker LIMIT $4) x)) RETURNING 1
 )
 SELECT l.block, l.slot, l.n, (SELECT count(*) FROM gone)
 FROM (SELECT block, slot, n FROM parts ORDER BY block DESC, slot DESC LIMIT 1) l`

@@ -70,6 +70,21 @@ func runArgs(r *metadata.RunRow) []any {
 	}
 }
 
+func (b *database) FillAborted(t testing.TB, n int, aborted func(i int) metadata.AbortedTxn) {
+	t.Helper()
+	b.write(t, func(exec func(string, ...any) error) error {
+		for i := range n {
+			a := aborted(i)
+			err := exec("INSERT INTO aborted (block, slot, marker, first, producer, lso) VALUES (?, ?, ?, ?, ?, ?)",
+				int64(a.Partition.Block), int64(a.Partition.Slot), int64(a.Marker), int64(a.First), int64(a.Producer), int64(a.LSO))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func (b *database) Merge(t testing.TB, block metadata.BlockID, seq metadata.Seq, runs []metadata.RunRow) {
 	t.Helper()
 	b.write(t, func(exec func(string, ...any) error) error {
@@ -158,7 +173,10 @@ func (b *database) CheckPlans(t testing.TB) {
 			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 				return err
 			}
-			for _, table := range []string{"level0", "runs", "receipts", "checkpoints", "inline", "objects", "producer_ids"} {
+			for _, table := range []string{
+				"level0", "runs", "receipts", "checkpoints", "inline", "objects", "producer_ids", "transactions", "txn_open",
+				"txn_offsets", "aborted",
+			} {
 				if strings.Contains(step, "SCAN "+table) && !exempt {
 					t.Errorf("%s\n%s", step, query)
 				}

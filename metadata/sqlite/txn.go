@@ -130,7 +130,8 @@ func (s *session) endTxn(end *metadata.TxnEnd, now metadata.Millis) error {
 	}
 	if end.Commit {
 		_, err := s.exec(`INSERT INTO groups (id, version, kind, state, protocol_type, data, since)
-			SELECT DISTINCT grp, ?, 0, 'Empty', '', x'', ? FROM txn_offsets WHERE producer = ? ON CONFLICT (id) DO NOTHING`,
+			SELECT grp, ?, 0, 'Empty', '', x'', ? FROM (SELECT DISTINCT grp FROM txn_offsets WHERE producer = ?) WHERE true
+			ON CONFLICT (id) DO NOTHING`,
 			int64(now), int64(now), p)
 		if err != nil {
 			return err
