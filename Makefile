@@ -6,10 +6,10 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop chaos up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop chaos txnchaos up down tools clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the static binary ./skein
 	CGO_ENABLED=0 go build -trimpath -o skein ./cmd/skein
@@ -45,6 +45,9 @@ interop: build ## other people's clients: kcat and Kafka's own tools
 	@scripts/tools.sh kcat
 	@scripts/interop.sh
 
+txninterop: build ## transactional clients (Java, librdkafka, franz-go, Kafka Streams) on `make up`, agents killed (12 minutes)
+	@scripts/txn-interop.sh
+
 up: build ## Postgres, MinIO, three agents and HAProxy on loopback: 127.0.0.1:19092; TOPOLOGY=direct: 19093-19095
 	@TOPOLOGY=$(TOPOLOGY) scripts/up.sh
 
@@ -53,6 +56,9 @@ down: ## stop what `make up` started; CLEAN=1 removes its state
 
 chaos: build ## kill, freeze, drain and add agents, stop and freeze the stores under load; count what was lost (10 minutes)
 	@TOPOLOGY=$(TOPOLOGY) scripts/chaos.sh
+
+txnchaos: build ## chaos with transactions, connections to the database lost at COMMIT (10 minutes)
+	@TOPOLOGY=$(TOPOLOGY) LOAD=txn scripts/chaos.sh
 
 clean: ## remove what was built
 	rm -f skein

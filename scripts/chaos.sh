@@ -5,6 +5,7 @@
 #   chaos.sh [FLAG …]     flags of internal/chaos; SCENARIO (all), CLIENTS (franz,java,python,kcat), TOPOLOGY, and the
 #                         variables of up.sh
 # CLOCKS=wrong: the clock of agent-1 is two hours ahead, that of agent-2 two hours behind (testdata/chaos/clock.sh).
+# LOAD=txn: transactions instead, one of every CUT (100) commits losing its connection to the database.
 # PYTHON names a Python that has confluent-kafka; without it one is made beside the tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,6 +34,7 @@ scripts/up.sh
 for n in 1 2 3; do # by the logs' own clocks
   echo "agent-$n: $(($(date -d "$(sed -n 's/^time=\(\S*\) .*msg=starting .*/\1/p' "$state/agent-$n.log" | tail -1)" +%s) - $(stat -c %Y "$state/agent-$n.yaml"))) s ahead of this machine's clock"
 done
+[ "${LOAD:-records}" != txn ] || set -- -load txn -cut "${CUT:-100}" "$@"
 failed=0
 "$state/bin/chaos" -bootstrap "$(bootstrap)" -scenario "${SCENARIO:-all}" -clients "$clients" -python "${PYTHON:-python3}" "$@" || failed=1
 . "$state/env"

@@ -193,7 +193,7 @@ start_agent() {
 listen: 127.0.0.1:$port
 advertise: $advertise
 http: 127.0.0.1:$(http_port "$name")
-metadata: $(cat "$state/metadata.url")
+metadata: ${METADATA_URL:-$(cat "$state/metadata.url")}
 bucket: $(cat "$state/bucket.url")
 create-bucket: true
 topology: $topology

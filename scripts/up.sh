@@ -4,7 +4,8 @@
 #   up.sh start NAME …    start these (agent-1 … agent-4, postgres, minio, haproxy) and wait until they are ready
 # TOPOLOGY=virtual (default): clients are told 127.0.0.1:19092, the load balancer. TOPOLOGY=direct: every agent is a
 # broker, 127.0.0.1:19093 to 19095, in two zones. AGENT_FLAGS are more flags for the agents, BIN is the binary, BIN_1 to
-# BIN_4 that of one agent. LB_PROXY=v2: the load balancer speaks the PROXY protocol and the agents expect it.
+# BIN_4 that of one agent, METADATA_URL another way to the database. LB_PROXY=v2: the load balancer speaks the PROXY protocol
+# and the agents expect it.
 # State, logs and pid files are under .skein-up/, and metadata.url, bucket.url, env (the bucket's credential).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -2,6 +2,10 @@
 // agents and stops or freezes the stores meanwhile, then reads everything back and counts what was lost, doubled or put
 // out of order: all three must be zero. `make chaos` runs it.
 //
+// With -load txn the load is transactional writers of both protocols, and sessions that copy what they commit; connections
+// to the database may be lost at COMMIT too. Every committed record must be there once, no aborted one, every transaction
+// whole or not at all.
+//
 // It writes its report to stdout and exits 1 when a count is not zero.
 package main
 
@@ -29,6 +33,9 @@ func main() {
 type options struct {
 	bootstrap  string
 	scenario   string
+	load       string
+	cut        int64
+	seed       uint64
 	clients    string
 	partitions int
 	producers  int
@@ -45,6 +52,9 @@ func parse() *options {
 	o := &options{}
 	flag.StringVar(&o.bootstrap, "bootstrap", "127.0.0.1:19092", "agents, comma-separated")
 	flag.StringVar(&o.scenario, "scenario", "agents", "faults: "+strings.Join(scenarioNames(), ", ")+"; "+groupScenario+" has a load of its own")
+	flag.StringVar(&o.load, "load", "records", "records, or txn: transactions")
+	flag.Int64Var(&o.cut, "cut", 0, "with -load txn: one of so many commits loses its connection to the database; 0: none")
+	flag.Uint64Var(&o.seed, "seed", 1, "of what the transactional writers do")
 	flag.StringVar(&o.clients, "clients", "franz", "who produces and consumes: franz,java,python,kcat")
 	flag.IntVar(&o.partitions, "partitions", 12, "of the topic")
 	flag.IntVar(&o.producers, "producers", 4, "franz-go producers")
@@ -69,6 +79,13 @@ func run() error {
 	steps, err := scenario(o)
 	if err != nil {
 		return err
+	}
+	switch o.load {
+	case "records":
+	case "txn":
+		return runTxns(ctx, o, steps)
+	default:
+		return fmt.Errorf("unknown load %q; want records or txn", o.load)
 	}
 	topic := fmt.Sprintf("chaos-%d", time.Now().Unix())
 	if err := createTopic(ctx, o, topic); err != nil {

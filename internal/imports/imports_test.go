@@ -19,7 +19,8 @@ const module = "github.com/skeinio/skein/"
 var allowed = map[string][]string{
 	"internal/record":       {},
 	"internal/segment":      {"internal/record"},
-	"internal/testenv":      {},
+	"internal/pgproxy":      {},
+	"internal/testenv":      {"internal/pgproxy"},
 	"objstore":              {},
 	"objstore/s3":           {"objstore"},
 	"objstore/minio":        {"objstore"},
@@ -41,7 +42,7 @@ var allowed = map[string][]string{
 	"agent/txn":             {"metadata"},
 	"cmd/skein":             {"..."},
 	"internal/imports":      {},
-	"internal/chaos":        {},
+	"internal/chaos":        {"internal/pgproxy"},
 }
 
 // only says which packages alone may import a module, tests included.
