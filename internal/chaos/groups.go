@@ -149,7 +149,8 @@ func (w *groupLoad) member(ctx context.Context, g *chaosGroup, name string) erro
 	case "range":
 		opts = append(opts, kgo.Balancers(kgo.RangeBalancer()))
 	case "KIP-848":
-		client = context.WithValue(ctx, "opt_in_kafka_next_gen_balancer_beta", true) //nolint:staticcheck // franz-go's key
+		//lint:ignore SA1029 it is franz-go's key
+		client = context.WithValue(ctx, "opt_in_kafka_next_gen_balancer_beta", true)
 	}
 	cl, err := kgo.NewClient(append(opts, kgo.WithContext(client))...)
 	if err != nil {
