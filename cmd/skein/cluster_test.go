@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +21,9 @@ func agentFlags(metadata, bucket string, more ...string) []string {
 // agentOn starts an agent that advertises its own listener, on a port that was free a moment ago.
 func agentOn(t *testing.T, env []string, metadata, bucket string, more ...string) *server {
 	t.Helper()
+	if slices.Contains(more, "--create-bucket") { // the first one
+		fsckAfter(t, env, metadata, bucket)
+	}
 	address := freeAddress(t)
 	s := start(t, env, append(agentFlags(metadata, bucket, more...), "--listen", address, "--advertise", address)...)
 	s.ready(t)

@@ -38,6 +38,7 @@ func TestConsumeFromATime(t *testing.T) {
 func TestSegmentCommands(t *testing.T) {
 	data := t.TempDir()
 	s := dev(t, data, "--inline-max-bytes=0")
+	s.after.damaged = true
 	mustSkein(t, strings.NewReader(numbered("a", 100)), s.flags("produce", "t")...)
 	bucket := "file://" + data + "/bucket"
 	key := onlyObject(t, data+"/bucket")

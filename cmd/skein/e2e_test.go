@@ -81,6 +81,7 @@ type server struct {
 	log         []string
 	ended       chan struct{} // closed when the log has ended
 	lines       chan string
+	after       *aftermath
 }
 
 var readyLine = regexp.MustCompile(`msg=ready kafka=(\S+) http=(\S+)`)
@@ -192,7 +193,12 @@ func (s *server) get(t *testing.T, path string) (int, string) {
 // dev starts `skein dev` on a folder and waits until it is ready.
 func dev(t *testing.T, data string, args ...string) *server {
 	t.Helper()
+	var after *aftermath
+	if _, err := os.Stat(filepath.Join(data, "metadata.db")); err != nil { // the first one on this folder
+		after = fsckAfter(t, nil, "sqlite:"+data+"/metadata.db", "file:"+data+"/bucket")
+	}
 	s := start(t, nil, append([]string{"dev", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--data", data}, args...)...)
+	s.after = after
 	s.ready(t)
 	return s
 }

@@ -120,6 +120,7 @@ func objectsIn(t *testing.T, dir string) []string {
 func TestCorruptObject(t *testing.T) {
 	data := t.TempDir()
 	s := dev(t, data, "--inline-max-bytes=0")
+	s.after.damaged = true
 	mustSkein(t, nil, s.flags("topic", "create", "t", "-p", "3")...)
 	const each = 500
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.kafka), kgo.DefaultProduceTopic("t"), kgo.RecordPartitioner(kgo.ManualPartitioner()),
