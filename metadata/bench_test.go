@@ -61,13 +61,14 @@ func BenchmarkDecide(b *testing.B) {
 		{1, 1, 1}, {10, 100, 100}, {100, 100, 1}, {1000, 100, 1}, {10_000, 100, 1},
 	} {
 		b.Run(fmt.Sprintf("partitions=%d/producers=%d/batches=%d", c.partitions, c.producers, c.batches), func(b *testing.B) {
-			s := NewStore(Options{Driver: &nullDriver{now: 1_700_000_000_000}})
+			driver := &nullDriver{now: 1_700_000_000_000}
+			s := NewStore(Options{Driver: driver})
 			f := benchFlush(c.partitions, c.producers, c.batches)
 			seq := Sequence(0)
 			b.ReportAllocs()
 			for b.Loop() {
 				f.ID[0]++
-				f.Seen = 1_700_000_000_000
+				f.Seen = driver.now
 				// Commit owns what it is given.
 				all := make([]Batch, 0, c.partitions*c.batches)
 				for i := range f.Extents {
@@ -109,7 +110,7 @@ func BenchmarkFold(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		row.Seq, row.Touched = s.Seq+1, touched
+		row.Seq, row.Touched, row.NoPhoto = s.Seq+1, touched, true
 		if err := s.Apply(row); err != nil {
 			b.Fatal(err)
 		}

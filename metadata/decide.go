@@ -165,7 +165,7 @@ func (d *decision) batch(s *State, e *Extent, b *Batch, at Millis) BatchResult {
 		}
 	}
 	r.Base = base
-	s.append(e.Slot, b)
+	s.Photo.append(e.Slot, b)
 	return r
 }
 

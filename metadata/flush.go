@@ -20,12 +20,12 @@ type Batch struct {
 	Epoch        ProducerEpoch
 	First, Last  Sequence // of the producer; -1 without one
 	Flags        BatchFlags
-	// Validated is the catalogue version whose configs the batch was validated against. The commit answers CodeStale
-	// when the partition's configs have changed since.
-	Validated CatalogueVersion
 	// Joins says that a transactional batch makes its partition part of the transaction (KIP-890); else it must be already.
 	// It is not stored.
 	Joins bool
+	// Validated is the catalogue version whose configs the batch was validated against. The commit answers CodeStale
+	// when the partition's configs have changed since.
+	Validated CatalogueVersion
 }
 
 // BatchFlags are properties of a batch in an extent.

@@ -29,6 +29,13 @@ func EmptyPhoto() Photo {
 	return p
 }
 
+// append moves a slot on by an accepted batch.
+func (p *Photo) append(slot Slot, b *Batch) {
+	p.Next[slot] += Offset(b.Records)
+	p.MaxTS[slot] = max(p.MaxTS[slot], b.MaxTimestamp)
+	p.Bytes[slot] += int64(b.Length)
+}
+
 // AppendTo appends the encoded photo to b.
 func (p *Photo) AppendTo(b []byte) []byte {
 	for s := range p.Next {
@@ -62,17 +69,20 @@ type Row struct {
 	Time    Millis    // commit time, never less than the row before
 	Touched []Touched // by slot
 	Photo   Photo     // AFTER the row
+	// NoPhoto: the photograph was not loaded. Only rows of a BlockDelta that have a later one after them come so;
+	// State.Apply fills it in.
+	NoPhoto bool
 }
 
 // Touched is a row's extent in one slot.
 type Touched struct {
-	Slot      Slot
+	Batches   []Batch // all batches in those bytes; Validated is not stored
 	Position  int64
 	Length    int32
 	RawLength int32
-	Codec     Codec
 	CRC       uint32
-	Batches   []Batch // all batches in those bytes; Validated is not stored
+	Slot      Slot
+	Codec     Codec
 }
 
 // Records is how many records of t were accepted.
@@ -231,6 +241,11 @@ func (d *decoder) uint32() uint32 {
 }
 
 func (d *decoder) uvarint(limit uint64) uint64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 && uint64(d.b[0]) <= limit { // most are small
+		v := uint64(d.b[0])
+		d.b = d.b[1:]
+		return v
+	}
 	v, n := binary.Uvarint(d.b)
 	if n <= 0 || v > limit {
 		d.fail()
@@ -241,6 +256,11 @@ func (d *decoder) uvarint(limit uint64) uint64 {
 }
 
 func (d *decoder) varint() int64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 {
+		v := int64(d.b[0]>>1) ^ -int64(d.b[0]&1)
+		d.b = d.b[1:]
+		return v
+	}
 	v, n := binary.Varint(d.b)
 	if n <= 0 {
 		d.fail()

@@ -13,7 +13,7 @@ type State struct {
 	Time  Millis // of the newest row; 0 before the first
 	Row   BlockRow
 
-	producers map[producerKey]*producer
+	producers producerTable
 	open      map[producerKey]Offset // open transactions: their first offset in the slot
 }
 
@@ -22,35 +22,34 @@ func NewState(row BlockRow) *State {
 	return &State{
 		Row:       row,
 		Photo:     EmptyPhoto(),
-		producers: map[producerKey]*producer{},
+		producers: newProducerTable(),
 		open:      map[producerKey]Offset{},
 	}
 }
 
-// Apply moves the state on by the next row of the block. A row that is not the next is an error and changes nothing.
+// Apply moves the state on by the next row of the block, and fills in its photograph where it was left out. A row that is not
+// the next is an error and changes nothing; one whose photograph is not what its batches make of the one before is
+// an error after which the state is worth nothing.
 func (s *State) Apply(r *Row) error {
 	if r.Block != s.Row.ID || r.Seq != s.Seq+1 {
 		return fmt.Errorf("%w: row (%d, %d) applied to block %d at %d", ErrCorrupt, r.Block, r.Seq, s.Row.ID, s.Seq)
 	}
 	for i := range r.Touched {
 		t := &r.Touched[i]
-		base := r.Base(i)
 		for j := range t.Batches {
 			if b := &t.Batches[j]; b.Flags&FlagAccepted != 0 {
-				s.note(t.Slot, b, base, r.Time)
-				base += Offset(b.Records)
+				s.note(t.Slot, b, s.Photo.Next[t.Slot], r.Time)
+				s.Photo.append(t.Slot, b)
 			}
 		}
 	}
-	s.Photo, s.Seq, s.Time = r.Photo, r.Seq, r.Time
+	s.Seq, s.Time = r.Seq, r.Time
+	if r.NoPhoto {
+		r.Photo, r.NoPhoto = s.Photo, false
+	} else if r.Photo != s.Photo {
+		return fmt.Errorf("%w: row (%d, %d): its batches do not add up to its photograph", ErrCorrupt, r.Block, r.Seq)
+	}
 	return nil
-}
-
-// append moves a slot on by an accepted batch.
-func (s *State) append(slot Slot, b *Batch) {
-	s.Photo.Next[slot] += Offset(b.Records)
-	s.Photo.MaxTS[slot] = max(s.Photo.MaxTS[slot], b.MaxTimestamp)
-	s.Photo.Bytes[slot] += int64(b.Length)
 }
 
 // note folds one accepted batch into producers and open transactions.
@@ -64,8 +63,7 @@ func (s *State) note(slot Slot, b *Batch, base Offset, at Millis) {
 // noteOf is note for a batch of a producer of which p is known, or nil.
 func (s *State) noteOf(k producerKey, p *producer, b *Batch, base Offset, at Millis) {
 	if p == nil {
-		p = &producer{epoch: b.Epoch}
-		s.producers[k] = p
+		p = s.producers.set(k, producer{epoch: b.Epoch})
 	}
 	p.note(b, base, at)
 	if b.Flags&FlagTransactional == 0 {
@@ -81,7 +79,7 @@ func (s *State) noteOf(k producerKey, p *producer, b *Batch, base Offset, at Mil
 // producer gives what is known of a producer at a time, or nil. What expired by then counts as unknown: a checkpoint may
 // have left it out, and every agent must fold and decide alike.
 func (s *State) producer(k producerKey, at Millis) *producer {
-	p := s.producers[k]
+	p := s.producers.get(k)
 	if p == nil || !s.expired(k, p, at) {
 		return p
 	}
@@ -98,11 +96,7 @@ func (s *State) expired(k producerKey, p *producer, at Millis) bool {
 
 // prune lets go of the producers that expired before the newest row. It changes no decision.
 func (s *State) prune() {
-	for k, p := range s.producers {
-		if s.expired(k, p, s.Time) {
-			delete(s.producers, k)
-		}
-	}
+	s.producers.remove(func(k producerKey, p *producer) bool { return s.expired(k, p, s.Time) })
 }
 
 // LSO gives the last stable offset of a slot: the first offset of its earliest open transaction, else the high
@@ -138,11 +132,11 @@ const (
 
 // Size is about how many bytes of memory s takes.
 func (s *State) Size() int64 {
-	return stateSize + int64(len(s.producers))*producerSize + int64(len(s.open))*openSize
+	return stateSize + int64(s.producers.n)*producerSize + int64(len(s.open))*openSize
 }
 
 // Producers is how many (slot, producer) pairs s knows.
-func (s *State) Producers() int { return len(s.producers) }
+func (s *State) Producers() int { return s.producers.n }
 
 const checkpointVersion = 1
 
@@ -152,8 +146,8 @@ func (s *State) AppendCheckpoint(b []byte) []byte {
 	b = append(b, checkpointVersion)
 	b = appendVarints(b, int64(s.Row.ID), int64(s.Seq), int64(s.Time))
 	b = s.Photo.AppendTo(b)
-	keys := make([]producerKey, 0, len(s.producers))
-	for k, p := range s.producers {
+	keys := make([]producerKey, 0, s.producers.n)
+	for k, p := range s.producers.all() {
 		if !s.expired(k, p, s.Time) {
 			keys = append(keys, k)
 		}
@@ -161,7 +155,7 @@ func (s *State) AppendCheckpoint(b []byte) []byte {
 	sortKeys(keys)
 	b = appendVarints(b, int64(len(keys)))
 	for _, k := range keys {
-		p := s.producers[k]
+		p := s.producers.get(k)
 		b = append(b, byte(k.slot), p.n)
 		b = appendVarints(b, int64(k.id), int64(p.epoch), int64(s.Time-p.at))
 		for i := range p.n {
@@ -213,7 +207,7 @@ func FromCheckpoint(row BlockRow, data []byte) (*State, error) {
 	}
 	for range d.entries(minProducerSize) {
 		k := producerKey{slot: Slot(d.byte())}
-		p := &producer{n: d.byte()}
+		p := producer{n: d.byte()}
 		k.id, p.epoch, p.at = ProducerID(d.varint()), ProducerEpoch(d.within(math.MinInt16, math.MaxInt16)), s.Time-Millis(d.varint())
 		if p.n > keptBatches || k.slot >= SlotsPerBlock {
 			d.fail()
@@ -222,7 +216,7 @@ func FromCheckpoint(row BlockRow, data []byte) (*State, error) {
 		for i := range p.n {
 			p.last[i] = committed{first: d.sequence(), last: d.sequence(), base: Offset(d.varint())}
 		}
-		s.producers[k] = p
+		s.producers.set(k, p)
 	}
 	for range d.entries(minOpenSize) {
 		k := producerKey{slot: Slot(d.byte())}

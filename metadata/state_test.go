@@ -13,7 +13,7 @@ func rowAfter(s *State, at Millis, slot Slot, batches ...Batch) *Row {
 	r := &Row{Block: s.Row.ID, Seq: s.Seq + 1, Time: at, Photo: s.Photo}
 	for i := range batches {
 		batches[i].Flags |= FlagAccepted
-		r.Photo.Next[slot] += Offset(batches[i].Records)
+		r.Photo.append(slot, &batches[i])
 	}
 	r.Touched = []Touched{{Slot: slot, Batches: batches}}
 	return r
@@ -42,9 +42,9 @@ func TestApplySkipsWhatWasNotAccepted(t *testing.T) {
 	s := NewState(BlockRow{ID: 1})
 	r := rowAfter(s, 1, 3, Batch{Records: 2, Producer: 7}, Batch{Records: 5, Producer: 8}, Batch{Records: 3, Producer: 9})
 	r.Touched[0].Batches[1].Flags = 0
-	r.Photo.Next[3] = 5
+	r.Photo.Next[3] -= 5
 	apply(t, s, r)
-	if s.Producers() != 2 || s.producers[producerKey{3, 9}].last[0].base != 2 || s.Photo.Next[3] != 5 {
+	if s.Producers() != 2 || s.producers.get(producerKey{3, 9}).last[0].base != 2 || s.Photo.Next[3] != 5 {
 		t.Fatalf("%+v", s.producers)
 	}
 }
@@ -107,11 +107,12 @@ func TestExpiryIsPartOfTheFold(t *testing.T) {
 				t.Errorf("%s, idle for %v: known %v, want %v", name, idle.Sub(0), got, kept)
 			}
 			apply(t, s, row)
+			s.producers.hot, s.producers.id = nil, 0
 		}
 		if !reflect.DeepEqual(warm, cold) || !reflect.DeepEqual(warm, pruned) {
 			t.Errorf("idle for %v: states differ:\n%+v\n%+v\n%+v", idle.Sub(0), warm, cold, pruned)
 		}
-		if n := warm.producers[producerKey{0, 7}].n; (n == 2) != kept {
+		if n := warm.producers.get(producerKey{0, 7}).n; (n == 2) != kept {
 			t.Errorf("idle for %v: %d batches are remembered", idle.Sub(0), n)
 		}
 	}
@@ -155,5 +156,70 @@ func TestCheckpointAtEveryRow(t *testing.T) {
 	}
 	if s.Size() <= stateSize {
 		t.Error("a state with producers takes no room")
+	}
+}
+
+// TestPhotographLeftOut: the fold makes the photographs that were not loaded, and refuses one that its row does not add up to.
+func TestPhotographLeftOut(t *testing.T) {
+	whole, folded := NewState(BlockRow{ID: 1}), NewState(BlockRow{ID: 1})
+	for i := range 5 {
+		r := rowAfter(whole, Millis(i), Slot(i%2), Batch{Records: 3, MaxTimestamp: Millis(90 - i), Length: 100, Producer: NoProducer})
+		left := *r
+		left.Photo, left.NoPhoto = Photo{}, i < 4
+		if i == 4 {
+			left.Photo = r.Photo
+		}
+		apply(t, whole, r)
+		apply(t, folded, &left)
+		if left.NoPhoto || left.Photo != r.Photo || folded.Photo != whole.Photo {
+			t.Fatalf("row %d: %+v, want %+v", r.Seq, left.Photo, r.Photo)
+		}
+	}
+	for name, harm := range map[string]func(*Photo){
+		"offset": func(p *Photo) { p.Next[1]++ }, "timestamp": func(p *Photo) { p.MaxTS[0]++ }, "bytes": func(p *Photo) { p.Bytes[9]++ },
+	} {
+		s := NewState(BlockRow{ID: 1})
+		r := rowAfter(s, 1, 0, Batch{Records: 3, Producer: NoProducer})
+		harm(&r.Photo)
+		if err := s.Apply(r); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("a photograph with another %s: %v", name, err)
+		}
+	}
+}
+
+// TestProducerTable: against a plain map.
+func TestProducerTable(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 7))
+	table, model := newProducerTable(), map[producerKey]producer{}
+	for i := range 20_000 {
+		k := producerKey{slot: Slot(random.IntN(SlotsPerBlock)), id: ProducerID(random.IntN(40))}
+		switch p, want := table.get(k), model[k]; {
+		case p == nil && want.at != 0, p != nil && *p != want:
+			t.Fatalf("step %d: %+v has %+v, want %+v", i, k, p, want)
+		case random.IntN(3) > 0:
+			model[k] = producer{at: Millis(i + 1)}
+			table.set(k, model[k]).epoch = 4
+			model[k] = producer{at: Millis(i + 1), epoch: 4}
+		case random.IntN(50) == 0:
+			before := Millis(i - random.IntN(2000))
+			table.remove(func(_ producerKey, p *producer) bool { return p.at < before })
+			for k, p := range model {
+				if p.at < before {
+					delete(model, k)
+				}
+			}
+		}
+		if table.n != len(model) {
+			t.Fatalf("step %d: %d entries, want %d", i, table.n, len(model))
+		}
+	}
+	n := 0
+	for k, p := range table.all() {
+		if n++; *p != model[k] {
+			t.Errorf("%+v is %+v, want %+v", k, p, model[k])
+		}
+	}
+	if n != len(model) || n == 0 {
+		t.Errorf("all gives %d entries of %d", n, len(model))
 	}
 }

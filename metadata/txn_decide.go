@@ -98,7 +98,7 @@ func (d *decision) marker(s *State, e *Extent, b *Batch, at Millis) BatchResult 
 	}
 	r.Base = s.Photo.Next[e.Slot]
 	s.noteOf(k, p, b, r.Base, at)
-	s.append(e.Slot, b)
+	s.Photo.append(e.Slot, b)
 	if open && b.Flags&FlagCommit == 0 {
 		d.save.Aborted = append(d.save.Aborted, AbortedTxn{
 			Partition: PartitionID{Block: e.Block, Slot: e.Slot}, Marker: r.Base, First: first, Producer: b.Producer,

@@ -39,7 +39,7 @@ func (b *block) producersOf(slot Slot) (list []ActiveProducer, ok bool) {
 	if b.state == nil {
 		return nil, false
 	}
-	for k, p := range b.state.producers {
+	for k, p := range b.state.producers.all() {
 		if k.slot != slot || b.state.expired(k, p, b.state.Time) {
 			continue
 		}

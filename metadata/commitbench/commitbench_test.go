@@ -39,3 +39,23 @@ func TestRun(t *testing.T) {
 		t.Error("too many partitions were accepted")
 	}
 }
+
+// TestRunUnderASnapshot: it is open while the second part is measured, and closed in the end.
+func TestRunUnderASnapshot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metadata.db")
+	open := func(ctx context.Context) (metadata.Driver, error) { return sqlite.Open(ctx, path, sqlite.Options{}) }
+	opened, closed := 0, 0
+	r, err := commitbench.Run(t.Context(), open, commitbench.Options{
+		Duration: 100 * time.Millisecond,
+		Snapshot: func(context.Context) (func() error, error) {
+			opened++
+			return func() error { closed++; return nil }, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened != 1 || closed != 1 || r.P50Millis <= 0 || r.P50MillisBefore <= 0 || r.P50MillisEnd <= 0 {
+		t.Errorf("opened %d times, closed %d times, %+v", opened, closed, r)
+	}
+}

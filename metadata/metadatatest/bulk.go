@@ -90,14 +90,14 @@ func (e *env) locateBulk(s *metadata.Store, at metadata.Partition, offset metada
 func (e *env) bulkCommits(at metadata.Partition, n int) {
 	d := e.db.Driver(e.T)
 	start := time.Now()
-	l, err := d.LoadBlocks(e.Context(), []metadata.BlockSeq{{Block: at.Block, Seq: metadata.Seq(n - 500)}})
+	l, err := d.LoadBlocks(e.Context(), []metadata.BlockSeq{{Block: at.Block, Seq: metadata.Seq(n - 501)}})
 	e.must(err)
-	if len(l.Blocks[0].Rows) != 500 {
-		e.Fatalf("%d rows above seq %d", len(l.Blocks[0].Rows), n-500)
+	if len(l.Blocks[0].Rows) != 501 {
+		e.Fatalf("%d rows above seq %d", len(l.Blocks[0].Rows), n-501)
 	}
 	state := metadata.NewState(l.Blocks[0].Row)
-	state.Seq = metadata.Seq(n - 500)
-	for _, r := range l.Blocks[0].Rows {
+	state.Seq, state.Photo = metadata.Seq(n-500), l.Blocks[0].Rows[0].Photo
+	for _, r := range l.Blocks[0].Rows[1:] {
 		e.must(state.Apply(r))
 	}
 	e.must(d.SaveCheckpoint(e.Context(), at.Block, state.Seq, state.AppendCheckpoint(nil)))

@@ -54,12 +54,7 @@ func benchCommit(b *testing.B, opts commitbench.Options, snapshot bool) {
 	conn := connect(b, url)
 	update := bareUpdate(b, conn)
 	if snapshot {
-		old := connect(b, url)
-		for _, sql := range []string{"BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM level0"} {
-			if _, err := old.Exec(b.Context(), sql); err != nil {
-				b.Fatal(err)
-			}
-		}
+		opts.Snapshot = func(ctx context.Context) (func() error, error) { return postgres.HoldSnapshot(ctx, url) }
 	}
 	var before, after int64
 	lsn := "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8"

@@ -247,7 +247,7 @@ func compareOffsets(a, b metadata.Offset) int {
 	return 0
 }
 
-// scanRow reads seq, time, flush, object, touched, photo.
+// scanRow reads seq, time, flush, object, touched, photo; a photograph that is null was left out.
 func scanRow(block metadata.BlockID, c *column) (*metadata.Row, error) {
 	r := &metadata.Row{Block: block, Seq: metadata.Seq(c.int8()), Time: metadata.Millis(c.int8()), Flush: c.uuid()}
 	r.Object = metadata.ObjectKey(c.raw())
@@ -257,7 +257,9 @@ func scanRow(block metadata.BlockID, c *column) (*metadata.Row, error) {
 	}
 	var err error
 	if r.Touched, err = metadata.DecodeTouched(touched); err == nil {
-		err = r.Photo.Decode(photo)
+		if r.NoPhoto = photo == nil; !r.NoPhoto {
+			err = r.Photo.Decode(photo)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("row (%d, %d): %w", r.Block, r.Seq, err)

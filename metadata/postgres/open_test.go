@@ -393,3 +393,31 @@ func TestWakeUps(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestHoldSnapshot: the snapshot keeps dead rows from being removed until it is let go.
+func TestHoldSnapshot(t *testing.T) {
+	_, url := open(t, postgres.Options{})
+	conn := connect(t, url)
+	release, err := postgres.HoldSnapshot(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func() (n int) {
+		t.Helper()
+		err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL AND state = 'idle in transaction'`).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := held(); n != 1 {
+		t.Errorf("%d snapshots are held", n)
+	}
+	if err := release(); err != nil {
+		t.Error(err)
+	}
+	if n := held(); n != 0 {
+		t.Errorf("%d snapshots are held after the release", n)
+	}
+}

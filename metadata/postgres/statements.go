@@ -44,11 +44,13 @@ RETURNING flush`,
 SELECT id, version, log_start, deleted, config_epoch, merged_seq, used, shared
 FROM blocks WHERE id = ANY ($1::int8[]) ORDER BY id FOR UPDATE`,
 
+	// The photograph of the newest row is enough: the fold makes those before it, and this one shows that it did so right.
 	stRows: `
 SELECT k.block, r.seq, r.time, r.flush, r.object, r.touched, r.photo
 FROM unnest($1::int8[], $2::int8[]) AS k (block, seq)
 CROSS JOIN LATERAL (
-	SELECT l.seq, l.time, l.flush, l.object, l.touched, l.photo
+	SELECT l.seq, l.time, l.flush, l.object, l.touched,
+		CASE WHEN NOT EXISTS (SELECT FROM level0 n WHERE n.block = l.block AND n.seq = l.seq + 1) THEN l.photo END AS photo
 	FROM level0 l WHERE l.block = k.block AND l.seq > k.seq ORDER BY l.seq) r`,
 
 	// kind 0: the block's row; 1: the checkpoint that a cold block starts from; 2: level0 rows above.
