@@ -228,25 +228,61 @@ func readError(err error) error {
 	return fmt.Errorf("%w: %w", errRead, err)
 }
 
-// readFrame reads the rest of a frame into b.
-func (c *conn) readFrame(b []byte) error {
-	if c.br.Buffered() < len(b) {
-		limit := frameTimeout + time.Duration(len(b)/frameMinBytesPerSecond)*time.Second
-		if err := c.nc.SetReadDeadline(time.Now().Add(limit)); err != nil {
-			return fmt.Errorf("%w: %w", errRead, err)
-		}
+// awaitSome waits for the beginning of a frame, as much as the read buffer holds. Memory for the frame is taken only then: who
+// sends a byte now and then never gets any.
+func (c *conn) awaitSome(size int) error {
+	n := min(size, c.br.Size())
+	if c.br.Buffered() >= n {
+		return nil
 	}
-	if _, err := io.ReadFull(c.br, b); err != nil {
+	if err := c.nc.SetReadDeadline(time.Now().Add(frameTimeout)); err != nil {
+		return fmt.Errorf("%w: %w", errRead, err)
+	}
+	if _, err := c.br.Peek(n); err != nil {
 		return readError(err)
+	}
+	return nil
+}
+
+// readFrame reads the rest of a frame into b, whose memory was taken from pool.
+func (c *conn) readFrame(b []byte, pool *budget) error {
+	start := time.Now()
+	for got := 0; got < len(b); {
+		if c.br.Buffered() < len(b)-got {
+			if err := c.nc.SetReadDeadline(time.Now().Add(frameCheck)); err != nil {
+				return fmt.Errorf("%w: %w", errRead, err)
+			}
+		}
+		n, err := io.ReadFull(c.br, b[got:])
+		got += n
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return readError(err)
+		case frameIsLate(time.Since(start), got, pool.waiting.Load() > 0):
+			return errFrameTime
+		}
 	}
 	c.s.metrics.bytesIn.Add(float64(len(b) + 4))
 	return nil
+}
+
+// frameIsLate says whether a frame of which got bytes came in the time is to be given up. pressed: others wait for its memory.
+func frameIsLate(took time.Duration, got int, pressed bool) bool {
+	limit := frameTimeout
+	if pressed {
+		limit = framePressedTimeout
+	}
+	return took >= limit+time.Duration(got)*time.Second/frameMinBytesPerSecond
 }
 
 // serveOverlapping reads a request that may overlap others of its kind, and begins it.
 func (c *conn) serveOverlapping(h frameHead, a *api) error {
 	s := c.s
 	if err := c.pipe.waitRoom(c.ctx, int64(h.size)); err != nil {
+		return err
+	}
+	if err := c.awaitSome(h.size); err != nil {
 		return err
 	}
 	_, size := bufferClass(h.size)
@@ -259,7 +295,7 @@ func (c *conn) serveOverlapping(h frameHead, a *api) error {
 		s.produceBytes.release(int64(size))
 	}
 	r := &request{key: h.key, version: h.version, conn: c.info, frame: buf.b, api: a}
-	err := c.readFrame(buf.b)
+	err := c.readFrame(buf.b, s.produceBytes)
 	if err == nil {
 		err = r.parseHeader(a.flexible(h.version))
 	}
@@ -316,6 +352,9 @@ func (c *conn) readAlone(r *request, h frameHead) (pinned int64, err error) {
 	s := c.s
 	_, size := bufferClass(h.size)
 	if size > uncountedBytes {
+		if err := c.awaitSome(h.size); err != nil {
+			return 0, err
+		}
 		if err := s.otherBytes.acquire(c.ctx, int64(size)); err != nil {
 			return 0, err
 		}
@@ -325,7 +364,7 @@ func (c *conn) readAlone(r *request, h frameHead) (pinned int64, err error) {
 	defer s.buffers.put(buf)
 	r.frame = buf.b
 	defer func() { r.frame = nil }()
-	if err := c.readFrame(buf.b); err != nil {
+	if err := c.readFrame(buf.b, s.otherBytes); err != nil {
 		return 0, err
 	}
 	r.read = time.Now()

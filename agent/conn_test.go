@@ -265,6 +265,89 @@ func TestSlowRequestIsCutOff(t *testing.T) {
 	}
 }
 
+// TestNoMemoryForWhoSendsAlmostNothing: a byte a second gets none of the memory for requests, whatever was announced.
+func TestNoMemoryForWhoSendsAlmostNothing(t *testing.T) {
+	large := frameOf(produceOf("t", 0, -1, make([]byte, 900<<10)), 1)
+	synctest.Test(t, func(t *testing.T) {
+		ps := newPipeServer(t)
+		c := ps.connect()
+		for i := range large {
+			if _, err := c.Write(large[i : i+1]); err != nil {
+				break
+			}
+			if used := ps.produceBytes.used.Load(); used != 0 {
+				t.Fatalf("%d bytes are pinned after %d bytes", used, i+1)
+			}
+			time.Sleep(time.Second) // fake
+		}
+		if ps.closedFor("slow_request") != 1 {
+			t.Error("not cut off")
+		}
+	})
+}
+
+// TestAnnouncedBytesDoNotHoldUpOthers: who announces large requests and sends nothing, or almost nothing, does not keep the
+// memory from those who send.
+func TestAnnouncedBytesDoNotHoldUpOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := newPipeServer(t, withConfig(func(c *Config) { c.MaxRequestBytes, c.ProduceBufferBytes = 1<<20, 2<<20 }))
+		ps.topic("t", 1)
+		large := frameOf(produceOf("t", 0, -1, oneRecord(t, 900<<10)), 1)
+		for range 2 {
+			c := ps.connect()
+			go func() {
+				if _, err := c.Write(large[:readBufferBytes+4]); err != nil {
+					return
+				}
+				for i := readBufferBytes + 4; i < len(large); i++ { // a byte a second
+					if _, err := c.Write(large[i : i+1]); err != nil {
+						return
+					}
+					select {
+					case <-time.After(time.Second):
+					case <-t.Context().Done():
+						return
+					}
+				}
+			}()
+		}
+		time.Sleep(10 * time.Second) // nobody waits: they are let be
+		if used := ps.produceBytes.used.Load(); used < 1<<20 || ps.closedFor("slow_request") != 0 {
+			t.Fatalf("%d bytes are pinned, %v connections are cut off", used, ps.closedFor("slow_request"))
+		}
+		start := time.Now()
+		honest := ps.connect()
+		go func() { _, _ = honest.Write(large) }()
+		time.Sleep(framePressedTimeout + 2*frameCheck) // fake
+		synctest.Wait()
+		if took := time.Since(start); ps.producer.count() != 1 || ps.closedFor("slow_request") == 0 {
+			t.Fatalf("not read after %v, %v cut off", took, ps.closedFor("slow_request"))
+		}
+		ps.producer.complete(0, 0)
+		honest.receive(produceOf("t", 0, -1, nil), 1)
+	})
+}
+
+func TestFrameIsLate(t *testing.T) {
+	for _, c := range []struct {
+		took    time.Duration
+		got     int
+		pressed bool
+		late    bool
+	}{
+		{frameTimeout - 1, 0, false, false}, {frameTimeout, 0, false, true},
+		{framePressedTimeout - 1, 0, true, false}, {framePressedTimeout, 0, true, true},
+		{frameTimeout + time.Minute, 60 * frameMinBytesPerSecond, false, true},
+		{frameTimeout + time.Minute, 61 * frameMinBytesPerSecond, false, false},
+		{framePressedTimeout + time.Minute, 61 * frameMinBytesPerSecond, true, false},
+		{10 * time.Hour, DefaultMaxRequestBytes, false, true},
+	} {
+		if got := frameIsLate(c.took, c.got, c.pressed); got != c.late {
+			t.Errorf("%+v: late is %v", c, got)
+		}
+	}
+}
+
 func TestConnectionAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const age = 5 * time.Minute

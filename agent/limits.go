@@ -10,10 +10,14 @@ const (
 	// enough that ten thousand idle connections are cheap. Bodies larger than it are read straight into their frame.
 	readBufferBytes = 1 << 10
 
-	// A frame must arrive within frameTimeout plus its size at frameMinBytesPerSecond, and a response must be taken
-	// within writeTimeout plus its size at writeMinBytesPerSecond.
+	// A frame must arrive at frameMinBytesPerSecond or faster but for frameTimeout; while another request waits for the
+	// memory that frames take, but for framePressedTimeout: what was announced and does not come holds up those who
+	// send. frameCheck is how often that is looked at. A response must be taken within writeTimeout plus its size at
+	// writeMinBytesPerSecond.
 	frameTimeout           = 30 * time.Second
+	framePressedTimeout    = 5 * time.Second
 	frameMinBytesPerSecond = 128 << 10
+	frameCheck             = time.Second
 	writeTimeout           = 30 * time.Second
 	writeMinBytesPerSecond = 64 << 10
 	// proxyHeaderTimeout is how long the header of the PROXY protocol may take.
