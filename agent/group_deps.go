@@ -17,6 +17,7 @@ type GroupStore interface {
 	WriteBack(ctx context.Context, w metadata.WriteBack) (*metadata.WrittenBack, error)
 	SweepGroups(ctx context.Context, limit int) ([]metadata.GroupID, error)
 	ForgetAgents(ctx context.Context, before metadata.Millis) error
+	Did(chore metadata.Chore)
 	CommitOffsets(ctx context.Context, c metadata.OffsetCommit) error
 	LoadOffsets(ctx context.Context, queries []metadata.OffsetQuery) ([][]metadata.GroupOffset, error)
 	DeleteOffsets(ctx context.Context, id metadata.GroupID, partitions []metadata.TopicPartition, committedBefore metadata.Millis,

@@ -21,7 +21,9 @@ const (
 func (gs *groups) keepHouse(ctx context.Context) {
 	now, err := gs.store.Now(ctx)
 	if err == nil {
-		err = gs.store.ForgetAgents(ctx, now.Add(-agentsKept))
+		if err = gs.store.ForgetAgents(ctx, now.Add(-agentsKept)); err == nil {
+			gs.store.Did(metadata.ChoreContacts)
+		}
 	}
 	for next := metadata.GroupID(""); err == nil; {
 		var old []metadata.GroupID
@@ -33,6 +35,9 @@ func (gs *groups) keepHouse(ctx context.Context) {
 			if err = gs.expireOffsets(ctx, id); err != nil {
 				break
 			}
+		}
+		if next == "" && err == nil {
+			gs.store.Did(metadata.ChoreOffsets)
 		}
 		if next == "" || err != nil {
 			break

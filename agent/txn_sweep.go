@@ -64,5 +64,6 @@ func (s *Server) sweepTxns(ctx context.Context) int {
 	if failed {
 		return 0
 	}
+	s.store.Did(metadata.ChoreTimeouts)
 	return len(due)
 }

@@ -99,6 +99,10 @@ const (
 	jobTidy      = "tidy"
 )
 
+func jobNames() []string {
+	return []string{jobMerge, jobRelease, jobRemerge, jobClean, jobRetention, jobGarbage, jobOrphans, jobTidy}
+}
+
 func (c *Compactor) jobs() []job {
 	slow := retentionIntervals * c.cfg.Interval
 	return []job{

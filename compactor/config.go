@@ -83,6 +83,9 @@ type Config struct {
 	// BytesPerSecond bounds what is read and written; 0: no limit. While merging is far behind it does not count: a block
 	// has more than half of MaxUnmerged, or a row is lateAges times older than MergeAge.
 	BytesPerSecond int64
+	// InlineResidentBytes is the bound of inline payloads in the database; over half of it everything is merged however
+	// young, since only that makes room. 0: no such bound.
+	InlineResidentBytes int64
 	// LargestExtent is how large a flush's part for one partition may be, in bytes: MemoryBound is kept up to there.
 	LargestExtent int64
 	KeyMapEntries int

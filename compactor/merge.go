@@ -15,7 +15,19 @@ const mergeLevel = 1
 
 // MergeAll merges what is due, until nothing is.
 func (c *Compactor) MergeAll(ctx context.Context) error {
-	return c.mergeWhile(ctx, c.cfg.wantsMerge)
+	inline, err := c.db.InlineResident(ctx)
+	if err != nil {
+		return err
+	}
+	c.metrics.inline.Set(float64(inline))
+	if c.cfg.InlineResidentBytes <= 0 || inline <= c.cfg.InlineResidentBytes/2 {
+		return c.mergeWhile(ctx, c.cfg.wantsMerge)
+	}
+	// Before they are so many that flushes become PUTs: all that is there now, however young.
+	young := true
+	return c.mergeWhile(ctx, func(b *metadata.BacklogRow) bool {
+		return young && b.Unmerged() > 0 || c.cfg.wantsMerge(b)
+	}, func() { young = false })
 }
 
 // MergeEverything merges all rows of all blocks, however young. For tests, and for draining a cluster.
@@ -23,7 +35,8 @@ func (c *Compactor) MergeEverything(ctx context.Context) error {
 	return c.mergeWhile(ctx, func(b *metadata.BacklogRow) bool { return b.Unmerged() > 0 })
 }
 
-func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogRow) bool) error {
+// mergeWhile merges blocks that are wanted until none of them moves on; it calls again after each round.
+func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogRow) bool, again ...func()) error {
 	for {
 		var due []metadata.BacklogRow
 		var all backlog
@@ -57,6 +70,9 @@ func (c *Compactor) mergeWhile(ctx context.Context, want func(*metadata.BacklogR
 		}
 		if failed != nil || !moved {
 			return failed
+		}
+		for _, fn := range again {
+			fn()
 		}
 	}
 }

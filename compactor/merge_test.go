@@ -279,3 +279,46 @@ func TestBucketDown(t *testing.T) {
 		}
 	}
 }
+
+// TestYoung: what is young waits for more, unless it is inline and the inline payloads take half of what they may; the records
+// of a quiet partition are merged when they are old enough, and go when their time has come.
+func TestYoung(t *testing.T) {
+	r := newRig(t, 1, map[string]string{"retention.ms": "3600000"})
+	rows := func() int64 {
+		page, err := r.driver.Backlog(t.Context(), r.topic.Partitions[0].Block-1, 1)
+		r.must(err)
+		return page[0].Unmerged()
+	}
+	write := func() {
+		r.write(true, part{0, [][]byte{r.batchOf(r.clock.now().UnixMilli(), record.CodecNone, "k", fmt.Sprintf("%01000d", len(r.want[0])))}})
+	}
+	c := r.compactor(Options{Config: Config{InlineResidentBytes: 5 << 10}})
+	write()
+	write()
+	r.must(c.MergeAll(t.Context()))
+	if n := rows(); n != 2 {
+		t.Errorf("%d young rows left, want 2", n)
+	}
+	write()
+	r.must(c.MergeAll(t.Context()))
+	r.must(c.Release(t.Context()))
+	if n, err := r.driver.InlineResident(t.Context()); rows() != 0 || n != 0 || err != nil {
+		t.Errorf("%d rows and %d bytes left, %v", rows(), n, err)
+	}
+	write()
+	r.must(c.MergeAll(t.Context()))
+	if n := rows(); n != 1 {
+		t.Errorf("%d young rows left, want 1", n)
+	}
+	r.clock.advance(c.cfg.MergeAge + time.Second)
+	r.must(c.MergeAll(t.Context()))
+	if n := rows(); n != 0 {
+		t.Errorf("%d old rows left", n)
+	}
+	r.clock.advance(time.Hour)
+	r.must(c.Retention(t.Context()))
+	if got := r.read(r.store, 0, 0); len(got) != 0 {
+		t.Errorf("left after their time: %v", got)
+	}
+	r.fsck()
+}

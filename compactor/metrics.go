@@ -1,6 +1,7 @@
 package compactor
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,13 +16,26 @@ type metrics struct {
 	moved                   *prometheus.CounterVec
 	objects                 *prometheus.CounterVec
 	damaged                 prometheus.Counter
-	halted, memory          prometheus.Gauge
+	halted, memory, inline  prometheus.Gauge
 	removed                 *prometheus.CounterVec
+	ages                    map[string]*atomic.Int64 // when a job last succeeded, in ns
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
+	started := time.Now()
+	success := map[string]*atomic.Int64{}
+	for _, job := range jobNames() {
+		at := &atomic.Int64{}
+		at.Store(started.UnixNano())
+		success[job] = at
+		f.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "skein_compactor_job_age_seconds", ConstLabels: prometheus.Labels{"job": job},
+			Help: "By job: since it last ended without an error, or found another compactor at it, or since the start.",
+		}, func() float64 { return time.Since(time.Unix(0, at.Load())).Seconds() })
+	}
 	return &metrics{
+		ages:  success,
 		rows:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_unmerged_rows", Help: "Level-0 rows that are not merged, of all blocks."}),
 		bytes: f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_unmerged_bytes", Help: "Raw bytes of level 0 that are not merged."}),
 		age:   f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_unmerged_age_seconds", Help: "Age of the oldest unmerged flush."}),
@@ -36,6 +50,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		objects: f.NewCounterVec(prometheus.CounterOpts{Name: "skein_compactor_objects_total", Help: "Objects written, condemned, deleted, and orphans found."}, []string{"what"}),
 		damaged: f.NewCounter(prometheus.CounterOpts{Name: "skein_compactor_damaged_extents_total", Help: "Extents that could not be read and were left where they are."}),
 		memory:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_memory_bytes", Help: "Memory that running jobs have taken, of a bounded amount."}),
+		inline:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_inline_bytes", Help: "Inline payloads in the database; merging makes room when they near inline-resident-bytes."}),
 		halted:  f.NewGauge(prometheus.GaugeOpts{Name: "skein_compactor_gc_halted", Help: "1: nothing is deleted until fsck releases it."}),
 		removed: f.NewCounterVec(prometheus.CounterOpts{Name: "skein_compactor_removed_total", Help: "Rows removed, by table."}, []string{"table"}),
 	}
@@ -47,6 +62,7 @@ func (m *metrics) done(job string, err error, took time.Duration) {
 		outcome = "error"
 	} else {
 		m.success.WithLabelValues(job).SetToCurrentTime()
+		m.ages[job].Store(time.Now().UnixNano())
 	}
 	m.runs.WithLabelValues(job, outcome).Inc()
 	m.seconds.WithLabelValues(job).Add(took.Seconds())

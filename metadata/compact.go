@@ -323,9 +323,28 @@ func (s *Store) stall(ctx context.Context, blocks []*block) {
 		return
 	}
 	s.stalls.Add(1)
+	wait := min(maxStall, time.Duration(over)*maxStall/time.Duration(limit))
+	s.stalled.Add(int64(wait))
 	// An ended context only cuts the wait short.
-	_ = pause(ctx, min(maxStall, time.Duration(over)*maxStall/time.Duration(limit)))
+	_ = pause(ctx, wait)
 }
+
+// Unmerged is the unmerged rows of the block with most, of those that this Store knows: what producers are slowed by when
+// it passes MaxUnmerged. It is as fresh as the views are; a block that is written to here is.
+func (s *Store) Unmerged() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var worst int64
+	for _, b := range s.blocks {
+		if v := b.view.Load(); v != nil {
+			worst = max(worst, int64(v.Seq-v.Row.MergedSeq))
+		}
+	}
+	return worst
+}
+
+// Stalled is how long commits were held up, all together.
+func (s *Store) Stalled() time.Duration { return time.Duration(s.stalled.Load()) }
 
 // Stalls is how many commits were held up because their blocks had too many unmerged rows.
 func (s *Store) Stalls() int64 { return s.stalls.Load() }

@@ -76,6 +76,8 @@ type Store struct {
 	resident    atomic.Int64
 	uses        atomic.Int64
 	stalls      atomic.Int64 // commits held up (compact.go)
+	stalled     atomic.Int64 // ns
+	chores      chores
 	onGroups    atomic.Pointer[func(groups []GroupVersion, all bool)]
 	onAgents    func()
 }
@@ -103,6 +105,7 @@ func NewStore(opts Options) *Store {
 		events:      newEventQueue(),
 		pending:     newEventQueue(),
 		checkpoints: make(chan checkpointJob, checkpointQueue),
+		chores:      chores{start: time.Now(), done: map[Chore]time.Time{}},
 	}
 	s.refresh = coalescer[BlockID]{call: s.loadBlocks, timeout: loadTimeout}
 	s.reload = coalescer[struct{}]{call: s.loadCatalogue, timeout: loadTimeout}
@@ -350,6 +353,9 @@ func (s *Store) runHousekeeping(ctx context.Context) error {
 					s.log.Warn("receipts not expired", "error", err)
 				}
 				break
+			}
+			if n < housekeepLimit {
+				s.Did(ChoreReceipts)
 			}
 			if err := pause(ctx, housekeepPause); err != nil {
 				return err

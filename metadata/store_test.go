@@ -432,6 +432,12 @@ func TestRunKeepsHouse(t *testing.T) {
 		if !slices.Equal(at, want) {
 			t.Errorf("receipts were expired at %v, want %v", at, want)
 		}
+		if age := s.SinceDone(ChoreReceipts); age != housekeepInterval/2-3*housekeepPause {
+			t.Errorf("receipts were last expired %v ago", age)
+		}
+		if age := s.SinceDone(ChoreOffsets); age != housekeepInterval*5/2 { // the agent's
+			t.Errorf("offsets were last expired %v ago", age)
+		}
 		if s.InlineResident() != 77 {
 			t.Errorf("%d bytes of inline payloads", s.InlineResident())
 		}

@@ -443,7 +443,11 @@ func (s *Store) runTxnHousekeeping(ctx context.Context) error {
 		next, _, err := s.driver.PruneAborted(ctx, after, abortedPartitions, abortedRows)
 		if err == nil {
 			after = next
+			s.Did(ChoreAborted)
 			_, err = s.driver.ExpireTxns(ctx, TxnIDExpiry, txnExpiryLimit)
+		}
+		if err == nil {
+			s.Did(ChoreTxnIDs)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("old transactions not removed", "error", err)

@@ -198,7 +198,7 @@ func devPlaces(s *settings, cfg *serverConfig) error {
 func compactorConfig(s *settings) *compactor.Config {
 	return &compactor.Config{
 		Interval: s.dur("compaction-interval"), MaxUnmerged: int64(s.count("max-unmerged")), GCGrace: s.dur("gc-grace"),
-		BytesPerSecond: s.size("compaction-bytes-per-second"),
+		BytesPerSecond: s.size("compaction-bytes-per-second"), InlineResidentBytes: s.size("inline-resident-bytes"),
 		// A flush is full at segment-bytes, and the batch that filled it may be as large as a request.
 		LargestExtent: s.size("segment-bytes") + s.size("max-request-bytes"),
 	}

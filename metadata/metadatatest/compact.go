@@ -441,12 +441,15 @@ func testStall(e *env) {
 	for range 4 {
 		e.one(s, p[0], plain(1))
 	}
-	if n := s.Stalls(); n != 0 {
+	if n := s.Stalls(); n != 0 || s.Stalled() != 0 {
 		e.Errorf("%d commits held up within the bound", n)
+	}
+	if n := s.Unmerged(); n != 4 { // seen before anybody is slowed
+		e.Errorf("%d unmerged rows, want 4", n)
 	}
 	began := time.Now()
 	e.one(s, p[0], plain(1))
-	if n, took := s.Stalls(), time.Since(began); n != 1 || took < 200*time.Millisecond {
+	if n, took := s.Stalls(), time.Since(began); n != 1 || took < 200*time.Millisecond || s.Stalled() != 250*time.Millisecond {
 		e.Errorf("%d commits held up, the last took %s", n, took)
 	}
 }
