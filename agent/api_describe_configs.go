@@ -91,7 +91,7 @@ func (d *configsCall) describe(q *kmsg.DescribeConfigsRequestResource) ([]config
 		return d.topic(q)
 	case kmsg.ConfigResourceTypeBroker:
 		if q.ResourceName == "" {
-			return nil, nil
+			return d.ofAllBrokers(q), nil
 		}
 		if why := d.s.badBrokerID(q.ResourceName, "Broker", " or empty string"); why != nil {
 			return nil, why
@@ -144,6 +144,18 @@ func (d *configsCall) ofBroker(q *kmsg.DescribeConfigsRequestResource) []configE
 	for i := range d.broker {
 		if wants(q, d.broker[i].name) {
 			entries = append(entries, d.broker[i])
+		}
+	}
+	return entries
+}
+
+// ofAllBrokers gives what is set for all brokers, and only that, as Kafka does for the broker without a name.
+func (d *configsCall) ofAllBrokers(q *kmsg.DescribeConfigsRequestResource) []configEntry {
+	var entries []configEntry
+	for _, e := range d.ofBroker(q) {
+		if e.source == kmsg.ConfigSourceDynamicDefaultBrokerConfig {
+			e.synonyms = e.synonyms[:1:1] // itself
+			entries = append(entries, e)
 		}
 	}
 	return entries

@@ -30,6 +30,8 @@ func (gs *groups) runAll(ctx context.Context) {
 			gs.sweep(ctx)
 			gs.loadSettings(ctx)
 			gs.forget()
+		case <-gs.reload:
+			gs.loadSettings(ctx)
 		case <-poll.C:
 			gs.poll(ctx)
 		case <-house.C:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,7 @@ type groups struct {
 	now     atomic.Pointer[group.Settings]
 	dynamic atomic.Pointer[map[string]string] // of now, over base
 	metrics *groupMetrics
+	reload  chan struct{} // one token: the dynamic configs may have changed
 
 	mu      sync.Mutex
 	entries map[metadata.GroupID]*groupEntry
@@ -102,6 +104,7 @@ func newGroups(s *Server, reg prometheus.Registerer) *groups {
 	g := &groups{
 		store: s.store, log: s.log, agent: metadata.NewAgentID(), drained: s.drained, base: s.cfg.Groups,
 		metrics: newGroupMetrics(reg), entries: map[metadata.GroupID]*groupEntry{}, pause: writeBackInterval,
+		reload: make(chan struct{}, 1),
 	}
 	g.now.Store(&g.base)
 	if g.store != nil {
@@ -141,6 +144,12 @@ func (x *groupEntry) stale() {
 
 // onMoved hears that groups moved, here or at another agent.
 func (gs *groups) onMoved(list []metadata.GroupVersion, all bool) {
+	if all || slices.ContainsFunc(list, func(v metadata.GroupVersion) bool { return v.ID == metadata.SettingsMoved }) {
+		select {
+		case gs.reload <- struct{}{}:
+		default:
+		}
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if all {

@@ -13,7 +13,7 @@ import (
 )
 
 // The group.* configs of brokers are the agents' own options and, over these, dynamic configs of the whole cluster, which
-// are kept in the database and read by every agent once a second.
+// are kept in the database. Every agent reads them when it is told that they moved, and once a second in case that is lost.
 
 // groupConfig is one of them.
 type groupConfig struct {

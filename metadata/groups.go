@@ -312,9 +312,16 @@ func (s *Store) LoadSettings(ctx context.Context) (map[string]string, error) {
 	return s.driver.LoadSettings(ctx)
 }
 
-// SaveSettings changes cluster-wide settings of brokers; a nil value removes one.
+// SettingsMoved stands for the settings among the groups that moved: no group has an empty id.
+const SettingsMoved GroupID = ""
+
+// SaveSettings changes cluster-wide settings of brokers and tells the other agents; a nil value removes one.
 func (s *Store) SaveSettings(ctx context.Context, changes map[string]*string) error {
-	return s.driver.SaveSettings(ctx, changes)
+	if err := s.driver.SaveSettings(ctx, changes); err != nil {
+		return fmt.Errorf("save %d settings: %w", len(changes), err)
+	}
+	s.tellGroup(GroupVersion{ID: SettingsMoved})
+	return nil
 }
 
 // NextVersion gives the version after v: never one that a deleted group of the same name had.

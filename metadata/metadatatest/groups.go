@@ -202,16 +202,22 @@ func testGroupWakeUps(e *env) {
 		return
 	}
 	ctx := e.within()
-	for {
-		select {
-		case m := <-heard:
-			if slices.Contains(m.groups, metadata.GroupVersion{ID: id, Version: v}) {
-				return
+	hear := func(what metadata.GroupVersion) {
+		for {
+			select {
+			case m := <-heard:
+				if slices.Contains(m.groups, what) {
+					return
+				}
+			case <-ctx.Done():
+				e.Fatalf("%+v was not heard of", what)
 			}
-		case <-ctx.Done():
-			e.Fatal("the change was not heard of")
 		}
 	}
+	hear(metadata.GroupVersion{ID: id, Version: v})
+	one := "1"
+	e.must(s.SaveSettings(e.Context(), map[string]*string{"a": &one}))
+	hear(metadata.GroupVersion{ID: metadata.SettingsMoved})
 }
 
 // tells says whether drivers of this kind tell each other: an embedded database has one process.
