@@ -6,7 +6,7 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop txninterop chaos txnchaos up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop groups chaos txnchaos up down tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ interop: build ## other people's clients: kcat and Kafka's own tools
 
 txninterop: build ## transactional clients (Java, librdkafka, franz-go, Kafka Streams) on `make up`, agents killed (12 minutes)
 	@scripts/txn-interop.sh
+
+groups: build ## other people's clients in consumer groups over three agents, both topologies, and a rolling upgrade (8 minutes)
+	@scripts/groups-interop.sh
 
 up: build ## Postgres, MinIO, three agents and HAProxy on loopback: 127.0.0.1:19092; TOPOLOGY=direct: 19093-19095
 	@TOPOLOGY=$(TOPOLOGY) scripts/up.sh

@@ -4,6 +4,7 @@
 # when it must, and stops then.
 #   chaos.sh [FLAG …]     flags of internal/chaos; SCENARIO (all), CLIENTS (franz,java,python,kcat), TOPOLOGY, and the
 #                         variables of up.sh
+# SCENARIO=groups hurts agents and Postgres under 20 consumer groups and counts rebalances and what they missed.
 # CLOCKS=wrong: the clock of agent-1 is two hours ahead, that of agent-2 two hours behind (testdata/chaos/clock.sh).
 # LOAD=txn: transactions instead, one of every CUT (100) commits losing its connection to the database.
 # PYTHON names a Python that has confluent-kafka; without it one is made beside the tools.

@@ -139,7 +139,6 @@ func (w *groupLoad) member(ctx context.Context, g *chaosGroup, name string) erro
 		defer g.mu.Unlock()
 		m.moves += len(parts[w.topic])
 	}
-	client := ctx
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(strings.Split(w.o.bootstrap, ",")...), kgo.ClientID(name), kgo.ConsumerGroup(g.name),
 		kgo.ConsumeTopics(w.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(time.Second),
@@ -149,10 +148,9 @@ func (w *groupLoad) member(ctx context.Context, g *chaosGroup, name string) erro
 	case "range":
 		opts = append(opts, kgo.Balancers(kgo.RangeBalancer()))
 	case "KIP-848":
-		//lint:ignore SA1029 it is franz-go's key
-		client = context.WithValue(ctx, "opt_in_kafka_next_gen_balancer_beta", true)
+		opts = append(opts, kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer()))
 	}
-	cl, err := kgo.NewClient(append(opts, kgo.WithContext(client))...)
+	cl, err := kgo.NewClient(append(opts, kgo.WithContext(ctx))...)
 	if err != nil {
 		return err
 	}
