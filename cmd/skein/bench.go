@@ -13,7 +13,7 @@ import (
 
 func newBench(p *process) *cobra.Command {
 	return parent("bench", "Measure agents and databases",
-		newBenchProduce(p), newBenchConsume(p), newBenchReplay(p), newBenchLatency(p), newBenchCommit(p))
+		newBenchProduce(p), newBenchConsume(p), newBenchReplay(p), newBenchLatency(p), newBenchCommit(p), newBenchGroups(p))
 }
 
 // Bounds of the benchmarks.

@@ -65,6 +65,11 @@ func TestBenchContracts(t *testing.T) {
 	if late["records"] != late["received"] {
 		t.Errorf("%v of %v records were received", late["received"], late["records"])
 	}
+	beats := contract(t, quiet(s.flags("bench", "groups", "--groups", "2", "--members", "6", "--interval", "100ms", "--duration", "500ms",
+		"--commit-partitions", "20", "-o", "json")...), "heartbeats_per_second", "p50_ms", "p99_ms", "commit_p50_ms")
+	if n, ok := beats["errors"].(float64); !ok || n != 0 {
+		t.Errorf("%v heartbeats failed", beats["errors"])
+	}
 	contract(t, quiet("bench", "commit", "--metadata", "sqlite:"+t.TempDir()+"/m.db", "--partitions", "10", "--committers", "2",
 		"--duration", "300ms", "-o", "json"), "partition_commits_per_second", "commits_per_second", "p50_ms", "p99_ms")
 }
