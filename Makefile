@@ -6,7 +6,7 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop txninterop groups chaos txnchaos up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop groups chaos txnchaos groupchaos up down tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ chaos: build ## kill, freeze, drain and add agents, stop and freeze the stores u
 
 txnchaos: build ## chaos with transactions, connections to the database lost at COMMIT (10 minutes)
 	@TOPOLOGY=$(TOPOLOGY) LOAD=txn scripts/chaos.sh
+
+groupchaos: build ## agents killed and drained, Postgres restarted and frozen, under 20 consumer groups (9 minutes)
+	@TOPOLOGY=$(TOPOLOGY) SCENARIO=groups CLIENTS=franz scripts/chaos.sh
 
 clean: ## remove what was built
 	rm -f skein
