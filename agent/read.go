@@ -30,8 +30,9 @@ const (
 	locateParts = 64
 	// locateRows bounds the extents located for one partition.
 	locateRows = 64
-	// readAheadBytes is how far ahead of a cold reader extents are prefetched: of all partitions located at a time.
-	readAheadBytes = 8 << 20
+	// readAheadBytes is how far ahead of a cold reader extents are prefetched: of all partitions located at a time. Half of it
+	// is one of the cache's longest GETs.
+	readAheadBytes = 16 << 20
 	// coldRows: a reader more than so many flushes behind its block's newest one is cold. So many full segments are what
 	// the cache holds by default.
 	coldRows = 64
@@ -59,7 +60,7 @@ type Reads interface {
 // Extents gives the decoded bytes of extents (*cache.Cache).
 type Extents interface {
 	Get(ctx context.Context, class cache.Class, extents []cache.Extent) []cache.Result
-	Prefetch(ctx context.Context, extents []cache.Extent)
+	Prefetch(ctx context.Context, streams ...[]cache.Extent)
 }
 
 var (
@@ -349,14 +350,14 @@ func (rd *reader) get(ctx context.Context, class cache.Class, parts []*partRead)
 		err := p.serve(mine)
 		switch {
 		case len(p.batches) > 0 || err == nil || ctx.Err() != nil:
-			if class == cache.Cold {
-				rd.readAhead(ctx, p)
-			}
 		case errors.Is(err, cache.ErrMissing):
 			gone = append(gone, p)
 		default:
 			rd.fail(p, err)
 		}
+	}
+	if class == cache.Cold && ctx.Err() == nil {
+		rd.readAhead(ctx, parts)
 	}
 	return gone
 }
@@ -384,14 +385,21 @@ func (p *partRead) serve(results []cache.Result) error {
 	return err
 }
 
-// readAhead prefetches what a cold reader will ask for next.
-func (rd *reader) readAhead(ctx context.Context, p *partRead) {
-	var extents []cache.Extent
-	for i := len(p.picks); i < len(p.located); i++ {
-		extents = append(extents, extentOf(&p.located[i]))
+// readAhead prefetches what cold readers will ask for next.
+func (rd *reader) readAhead(ctx context.Context, parts []*partRead) {
+	var streams [][]cache.Extent
+	for _, p := range parts {
+		if p.failed() || len(p.picks) >= len(p.located) {
+			continue
+		}
+		ahead := make([]cache.Extent, 0, len(p.located)-len(p.picks))
+		for i := len(p.picks); i < len(p.located); i++ {
+			ahead = append(ahead, extentOf(&p.located[i]))
+		}
+		streams = append(streams, ahead)
 	}
-	if len(extents) > 0 {
-		rd.extents.Prefetch(ctx, extents)
+	if len(streams) > 0 {
+		rd.extents.Prefetch(ctx, streams...)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -167,6 +168,8 @@ type Cache struct {
 	disk    *Disk // nil: none
 	limits  [classes]limits
 	metrics *metrics
+	// decoders are those that decode beside the GETs they read, over all loads: as many as there are processors.
+	decoders *semaphore.Weighted
 
 	mu       sync.Mutex
 	regions  [classes]*region
@@ -190,6 +193,7 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{
 		bucket: o.Bucket, inline: o.Inline, decode: o.Decode, disk: o.Disk,
 		flights: map[Key]*flight{}, groups: map[*group]struct{}{}, maxAhead: o.ColdBytes / prefetchFraction,
+		decoders: semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 	}
 	for class := range classes {
 		l := &c.limits[class]
@@ -272,28 +276,49 @@ func (c *Cache) Put(e Extent, raw [][]byte) {
 	c.regions[Tail].add(e.Key, &entry{data: data})
 }
 
-// Prefetch starts to read extents that a cold reader will ask for soon. It does not wait, and leaves out what goes over
-// the bound of what was prefetched and not read yet.
-func (c *Cache) Prefetch(ctx context.Context, extents []Extent) {
-	var fresh []*flight
+// Prefetch starts to read extents that a cold reader will ask for soon: of each of its streams what lies ahead, in order. As
+// long as more than half of that is there it reads nothing, so that GETs are long. It does not wait, and leaves out what goes over the bound of what was prefetched and not read yet.
+func (c *Cache) Prefetch(ctx context.Context, streams ...[]Extent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range extents {
-		e := &extents[i]
-		if c.unread+e.RawLength > c.maxAhead {
-			break
+	var due [][]*Extent
+	for _, ahead := range streams {
+		var missing []*Extent
+		var all, lacking int64
+		for j := range ahead {
+			e := &ahead[j]
+			all += e.Length
+			if c.flights[e.Key] == nil && !c.has(e.Key) && c.refuse(e) == nil {
+				lacking += e.Length
+				missing = append(missing, e)
+			}
 		}
-		if c.flights[e.Key] != nil || c.has(e.Key) || c.refuse(e) != nil {
-			continue
+		if lacking > 0 && 2*lacking >= all {
+			due = append(due, missing)
 		}
-		f := newFlight(Cold, e)
-		f.ahead = true
-		f.waiters = 1 // nobody gives it up but Close
-		c.unread += e.RawLength
-		c.flights[e.Key] = f
-		fresh = append(fresh, f)
 	}
-	c.launch(ctx, Cold, fresh)
+	c.launch(ctx, Cold, c.ahead(due))
+}
+
+// ahead makes flights of what is prefetched, as much as there is room for. c.mu is held.
+func (c *Cache) ahead(missing [][]*Extent) (fresh []*flight) {
+	for _, stream := range missing {
+		for _, e := range stream {
+			if c.unread+e.RawLength > c.maxAhead {
+				return fresh
+			}
+			if c.flights[e.Key] != nil {
+				continue // of two streams
+			}
+			f := newFlight(Cold, e)
+			f.ahead = true
+			f.waiters = 1 // nobody gives it up but Close
+			c.unread += e.RawLength
+			c.flights[e.Key] = f
+			fresh = append(fresh, f)
+		}
+	}
+	return fresh
 }
 
 // Close ends all loads, which fail with ErrClosed, and waits for them.

@@ -536,6 +536,51 @@ func TestPrefetch(t *testing.T) {
 	})
 }
 
+// TestPrefetchIsLong: as a reader goes on, what lies ahead is read in long GETs, of all streams together.
+func TestPrefetchIsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{Memory: objstore.NewMemory()}
+		c := newCache(t, b, nil)
+		x := b.put(t, "a", 0, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
+		y := b.put(t, "b", 0, 1000, 1000, 1000, 1000, 1000, 1000)
+		for at := range 5 { // four ahead
+			c.Prefetch(t.Context(), x[at:min(at+4, len(x))], y[at:min(at+2, len(y))])
+			synctest.Wait()
+		}
+		// What lies ahead of x is half missing at 2 and at 4; of y always.
+		b.wantGets(t, "a[0:+4000]", "a[4000:+2000]", "a[6000:+2000]", "b[0:+2000]", "b[2000:+1000]", "b[3000:+1000]", "b[4000:+1000]", "b[5000:+1000]")
+		wantData(t, c.Get(t.Context(), Cold, x), x)
+		wantData(t, c.Get(t.Context(), Cold, y), y)
+	})
+}
+
+// TestDecodesBeside: an extent that is slow to decode does not stop the GET that goes on behind it.
+func TestDecodesBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{Memory: objstore.NewMemory()}
+		slow := make(chan struct{})
+		var decoding atomic.Int64
+		c := newCache(t, b, func(o *Options) {
+			decode := o.Decode
+			o.Decode = func(e *Extent, stored []byte) ([]byte, error) {
+				if decoding.Add(1); e.Position == 0 {
+					<-slow
+				}
+				return decode(e, stored)
+			}
+		})
+		x := b.put(t, "a", 0, 1000, 1000)
+		got := make(chan []Result)
+		go func() { got <- c.Get(t.Context(), Cold, x) }()
+		synctest.Wait()
+		if n := decoding.Load(); n != 2 {
+			t.Errorf("%d extents are being decoded, want 2", n)
+		}
+		close(slow)
+		wantData(t, <-got, x)
+	})
+}
+
 func TestInline(t *testing.T) {
 	b := &bucket{Memory: objstore.NewMemory()}
 	var calls [][]Extent

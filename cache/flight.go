@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -336,7 +337,8 @@ func (c *Cache) getAll(ctx context.Context, class Class, flights []*flight) erro
 	return nil
 }
 
-// get reads flights, which are in order of position, by one GET, each into memory of its own.
+// get reads flights, which are in order of position, by one GET, each into memory of its own. While it goes on reading
+// others decode: it returns when they have.
 func (c *Cache) get(ctx context.Context, class Class, flights []*flight) error {
 	first, last := &flights[0].extent, &flights[len(flights)-1].extent
 	pos, end := first.Position, last.Position+last.Length
@@ -346,7 +348,9 @@ func (c *Cache) get(ctx context.Context, class Class, flights []*flight) error {
 		return err
 	}
 	defer r.Close()
-	for _, f := range flights {
+	var decoding sync.WaitGroup
+	defer decoding.Wait()
+	for i, f := range flights {
 		skipped, err := io.CopyN(io.Discard, r, f.extent.Position-pos)
 		pos += skipped
 		if err != nil {
@@ -359,13 +363,25 @@ func (c *Cache) get(ctx context.Context, class Class, flights []*flight) error {
 		if err != nil {
 			return short(err, pos)
 		}
-		data, err := c.decoded(f, buf)
-		if err == nil && class == Cold && c.disk != nil {
-			c.disk.offer(f.extent.Key, buf)
+		if i == len(flights)-1 || !c.decoders.TryAcquire(1) {
+			c.decodeRead(class, f, buf)
+			continue
 		}
-		c.deliver(f, data, err)
+		decoding.Go(func() {
+			defer c.decoders.Release(1)
+			c.decodeRead(class, f, buf)
+		})
 	}
 	return nil
+}
+
+// decodeRead finishes a flight with what was read from the bucket.
+func (c *Cache) decodeRead(class Class, f *flight, stored []byte) {
+	data, err := c.decoded(f, stored)
+	if err == nil && class == Cold && c.disk != nil {
+		c.disk.offer(f.extent.Key, stored)
+	}
+	c.deliver(f, data, err)
 }
 
 // short tells an object that ends too early from a failure of the bucket: the bucket's errors are its own, even where

@@ -14,17 +14,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// benchConsumeFlags are the flags of `skein bench consume` and `replay`.
+// benchConsumeFlags are the flags that `skein bench consume` and `replay` share.
 type benchConsumeFlags struct {
 	topic      string
 	consumers  int
 	from       string
-	rounds     int
 	fetchBytes int32
 	partBytes  int32
 }
 
-// consumeResult is `bench consume -o json` and `bench replay -o json`.
+// consumeResult is `bench consume -o json`, and a part of `bench replay -o json`.
 type consumeResult struct {
 	MiBPerSecond     float64 `json:"mib_per_second"`
 	RecordsPerSecond float64 `json:"records_per_second"`
@@ -40,7 +39,6 @@ func newBenchConsume(p *process) *cobra.Command {
 	}
 	var f benchConsumeFlags
 	f.register(cmd)
-	f.rounds = 1
 	format := addOutput(cmd)
 	addBootstrap(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -73,61 +71,6 @@ func (f *benchConsumeFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.from, "from", "earliest", "earliest, an offset, -N or a time, as in `skein consume`")
 	flags.Int32Var(&f.fetchBytes, "fetch-bytes", 50<<20, "largest answer to a fetch")
 	flags.Int32Var(&f.partBytes, "partition-bytes", 1<<20, "largest part of one partition in an answer")
-}
-
-// replayResult is `bench replay -o json`: every round, and the whole.
-type replayResult struct {
-	consumeResult
-	Rounds []consumeResult `json:"rounds"`
-}
-
-func newBenchReplay(p *process) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "replay", Short: "Read a topic's history again and again, with new connections each time", Args: exactArgs(),
-	}
-	var f benchConsumeFlags
-	f.register(cmd)
-	cmd.Flags().IntVar(&f.rounds, "rounds", 1, "how many times")
-	format := addOutput(cmd)
-	addBootstrap(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, stop := p.interruptible(cmd.Context())
-		defer stop()
-		r, err := benchReplay(ctx, p, cmd, &f)
-		if err != nil {
-			return err
-		}
-		if *format == outputJSON {
-			return writeJSON(p.stdout, r)
-		}
-		rows := [][]string{consumeHeading}
-		for i := range r.Rounds {
-			rows = append(rows, r.Rounds[i].row())
-		}
-		return writeTable(p.stdout, rows)
-	}
-	return cmd
-}
-
-func benchReplay(ctx context.Context, p *process, cmd *cobra.Command, f *benchConsumeFlags) (*replayResult, error) {
-	if f.rounds < 1 {
-		return nil, usagef("--rounds %d: want at least 1", f.rounds)
-	}
-	out := &replayResult{}
-	var seconds float64
-	for range f.rounds {
-		r, err := benchConsume(ctx, p, cmd, f)
-		if err != nil {
-			return nil, err
-		}
-		out.Rounds = append(out.Rounds, *r)
-		out.Records += r.Records
-		out.Bytes += r.Bytes
-		out.FirstRecord = max(out.FirstRecord, r.FirstRecord)
-		seconds += r.Seconds
-	}
-	out.setRates(seconds)
-	return out, nil
 }
 
 func (r *consumeResult) setRates(seconds float64) {
@@ -175,7 +118,7 @@ func benchConsume(ctx context.Context, p *process, cmd *cobra.Command, f *benchC
 		}
 	}()
 	for range shares {
-		c, err := connect(ctx, cmd, kgo.KeepControlRecords(), kgo.FetchMaxBytes(f.fetchBytes), kgo.FetchMaxPartitionBytes(f.partBytes),
+		c, err := connect(ctx, cmd, kgo.KeepControlRecords(), kgo.FetchMaxWait(probeAfter), kgo.FetchMaxBytes(f.fetchBytes), kgo.FetchMaxPartitionBytes(f.partBytes),
 			kgo.BrokerMaxReadBytes(max(f.fetchBytes, f.partBytes)+maxProduceBatch))
 		if err != nil {
 			return nil, err
@@ -190,7 +133,7 @@ func benchConsume(ctx context.Context, p *process, cmd *cobra.Command, f *benchC
 	g, ctx := errgroup.WithContext(ctx)
 	for i, share := range shares {
 		clients[i].AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: share.from})
-		g.Go(func() error { return b.read(ctx, clients[i], share.left) })
+		g.Go(func() error { return b.read(ctx, newEndReader(clients[i], f.topic, share.from, share.left)) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -219,9 +162,10 @@ func (r *readPlan) split(n int) []*readPlan {
 }
 
 // read is one consumer: it reads its partitions to their ends.
-func (b *benchReader) read(ctx context.Context, c *kgo.Client, left map[int32]int64) error {
+func (b *benchReader) read(ctx context.Context, e *endReader) error {
+	left := e.left
 	for len(left) > 0 {
-		fetches, err := pollToEnd(ctx, c)
+		fetches, err := e.poll(ctx)
 		if err != nil {
 			return err
 		}

@@ -168,23 +168,6 @@ func pollForEver(ctx context.Context, client *kgo.Client) (kgo.Fetches, error) {
 	return fetches, nil
 }
 
-// pollToEnd is PollFetches for a reader that knows that there is more: the client itself would wait for an agent for ever.
-func pollToEnd(ctx context.Context, client *kgo.Client) (kgo.Fetches, error) {
-	poll, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	fetches := client.PollFetches(poll)
-	switch {
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case poll.Err() != nil && fetches.Empty():
-		return nil, fmt.Errorf("consume: nothing came for %v, and the end is not reached", readTimeout)
-	}
-	if err := fetches.Err(); err != nil && !errors.Is(err, poll.Err()) {
-		return nil, fmt.Errorf("consume: %w", err)
-	}
-	return fetches, nil
-}
-
 // writeJSON writes one indented JSON value.
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)

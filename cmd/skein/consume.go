@@ -76,6 +76,9 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 		return usagef("--from: %w", err)
 	}
 	opts := []kgo.Opt{kgo.KeepControlRecords()}
+	if f.exitAtEnd {
+		opts = append(opts, kgo.FetchMaxWait(probeAfter))
+	}
 	if f.isolation == "committed" {
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}
@@ -101,11 +104,11 @@ func consume(ctx context.Context, p *process, cmd *cobra.Command, topic string, 
 		return nil
 	}
 	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: plan.from})
-	left := plan.left
-	if !f.exitAtEnd {
-		left = nil
+	var end *endReader
+	if f.exitAtEnd {
+		end = newEndReader(client, topic, plan.from, plan.left)
 	}
-	return printRecords(ctx, p, client, format, f.count, left)
+	return printRecords(ctx, p, client, format, f.count, end)
 }
 
 // joinGroupKey is the API that members of classic groups join with.
@@ -205,17 +208,19 @@ func listOffsets(ctx context.Context, topic string, list func(context.Context, .
 	return out, nil
 }
 
-// printRecords prints what comes until count records were printed (0: no limit), or all of left was read (nil: no end).
-func printRecords(ctx context.Context, p *process, client *kgo.Client, format recordFormat, count int64, left map[int32]int64) error {
+// printRecords prints what comes until count records were printed (0: no limit), or everything up to end was read (nil: no
+// end).
+func printRecords(ctx context.Context, p *process, client *kgo.Client, format recordFormat, count int64, end *endReader) error {
 	out := bufio.NewWriterSize(p.stdout, 64<<10)
-	poll := pollForEver
-	if left != nil {
-		poll = pollToEnd
+	poll := func(ctx context.Context) (kgo.Fetches, error) { return pollForEver(ctx, client) }
+	var left map[int32]int64
+	if end != nil {
+		poll, left = end.poll, end.left
 	}
 	var line []byte
 	var printed int64
 	for {
-		fetches, err := poll(ctx, client)
+		fetches, err := poll(ctx)
 		if err != nil {
 			return errors.Join(out.Flush(), err)
 		}
