@@ -4,92 +4,100 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/skeinio/skein/batcher"
+	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/internal/testenv"
 	"github.com/skeinio/skein/metadata"
+	"github.com/skeinio/skein/metadata/postgres"
+	"github.com/skeinio/skein/objstore"
+	"github.com/skeinio/skein/objstore/open"
 )
 
-// cutter is a proxy that cuts connections off in the middle of what they carry.
-type cutter struct {
-	l      net.Listener
-	target string
-	wg     sync.WaitGroup
-	// every: one of so many packets from the client is passed on, and its connection then cut off before the answer.
-	every atomic.Int64
+// txnAgent is an agent with all its parts, behind a proxy of its own that loses connections to the database at COMMIT.
+type txnAgent struct {
+	*testServer
+	proxy *testenv.PostgresProxy
+	stop  context.CancelFunc
 }
 
-func newCutter(t *testing.T, target string) *cutter {
+// cutEvery: one of so many commits loses its connection before the server gets it, and one after it committed.
+const cutEvery = 12
+
+// startTxnAgent starts an agent on a database and a bucket. With inline 0 every flush is an object.
+func startTxnAgent(t *testing.T, database string, bucket objstore.Bucket, inline int64) *txnAgent {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	proxy, through := testenv.NewPostgresProxy(t, database)
+	driver, err := postgres.Open(t.Context(), through, postgres.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{l: l, target: target}
-	c.wg.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
+	t.Cleanup(func() { driver.Close() }) // its connections may be cut
+	store := metadata.NewStore(metadata.Options{Driver: driver})
+	held, err := NewExtentCache(store, cache.Options{Bucket: bucket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(held.Close)
+	cfg := batcher.DefaultConfig()
+	cfg.InlineMaxBytes, cfg.PutBudget, cfg.CommitBudget = inline, 0, 0
+	b, err := batcher.New(batcher.Options{Config: cfg, Bucket: bucket, Store: store, Sink: CacheSink{Cache: held}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var parts sync.WaitGroup
+	t.Cleanup(func() { // after the server's end
+		cancel()
+		parts.Wait()
+	})
+	a := &txnAgent{proxy: proxy, stop: cancel}
+	a.testServer = newTestServer(t, func(_ *Config, d *Deps) {
+		d.Store, d.Producer, d.Extents, d.Logger = store, b, held, nil
+	})
+	a.store = store
+	for what, run := range map[string]func(context.Context) error{"store": store.Run, "batcher": b.Run} {
+		parts.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Errorf("%s: %v", what, err)
 			}
-			c.wg.Go(func() { c.serve(nc) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		c.wg.Wait()
-	})
-	return c
+		})
+	}
+	return a
 }
 
-func (c *cutter) serve(client net.Conn) {
-	defer client.Close()
-	server, err := net.Dial("tcp", c.target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	c.wg.Go(func() {
-		io.Copy(client, server)
-		client.Close()
-	})
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := client.Read(buf)
-		if err != nil {
-			return
-		}
-		if _, err := server.Write(buf[:n]); err != nil {
-			return
-		}
-		if every := c.every.Load(); every > 0 && rand.Int64N(every) == 0 {
-			client.Close() // what was sent is done, or not: its answer is lost
-			// The server works off what it got before it notices.
-			return
+// hurt lets connections to the database be lost at COMMIT.
+func (a *txnAgent) hurt() {
+	lose := func(match func(testenv.PostgresMessage) bool) func(testenv.PostgresMessage) testenv.PostgresVerdict {
+		return func(m testenv.PostgresMessage) testenv.PostgresVerdict {
+			return testenv.PostgresVerdict{Cut: match(m) && rand.IntN(cutEvery) == 0}
 		}
 	}
+	a.proxy.Rules(
+		lose(func(m testenv.PostgresMessage) bool {
+			return m.Bound() == "skein_commit" || m.Kind == 'Q' && strings.HasPrefix(string(m.Body), "commit")
+		}),
+		lose(func(m testenv.PostgresMessage) bool {
+			return m.Kind == 'C' && strings.HasPrefix(string(m.Body), "COMMIT")
+		}))
 }
 
-// at gives the URL with the proxy's address.
-func (c *cutter) at(t *testing.T, raw string) string {
-	t.Helper()
-	u, err := url.Parse(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = c.l.Addr().String()
-	return u.String()
+// kill ends an agent as kill -9 does, as far as others can see: what it had begun in the database goes no further, and its
+// clients' connections end.
+func (a *txnAgent) kill() {
+	dead := func(testenv.PostgresMessage) testenv.PostgresVerdict { return testenv.PostgresVerdict{Cut: true} }
+	a.proxy.Rules(dead, dead)
+	a.proxy.CutAll()
+	a.testServer.stop()
+	a.stop()
 }
 
 // txnFate is what a writer knows of one of its transactions.
@@ -114,39 +122,41 @@ func (l *txnLedger) note(txn string, o txnFate, size int) {
 	l.outcomes[txn], l.sizes[txn] = o, size
 }
 
-// killInterval is how long an agent lives.
-const killInterval = 300 * time.Millisecond
+// killInterval is between two kills, of which there are at most maxKills.
+const (
+	killInterval = 500 * time.Millisecond
+	maxKills     = 8
+)
 
-// TestTxnRandom: transactional writers of both protocols at three agents on one Postgres whose connections are cut off at
-// random, also between COMMIT and its answer; agents go away in the middle and come back. A read_committed reader sees
-// every committed transaction whole and once, nothing of the aborted ones, and of those whose end is not known all or
-// nothing.
+// TestTxnRandom: transactional writers of both protocols at three agents on one Postgres and one MinIO; connections to the
+// database are lost at COMMIT, before and after it; agents are killed and replaced. A read_committed reader sees every
+// committed transaction whole and once, nothing of the aborted ones, and of those whose end is not known all or nothing.
 func TestTxnRandom(t *testing.T) {
-	const agents, writers, partitions = 3, 6, 4
-	lives, transactions := 5, 12
+	const agents, writers, partitions = 3, 6, 70 // of more than one block
+	lives, transactions := 4, 8
 	if testing.Short() {
-		lives = 3
+		lives = 2
 	}
-	direct := testenv.PostgresDatabase(t)
-	host := strings.TrimPrefix(mustURL(t, direct).Host, "//")
-	proxy := newCutter(t, host)
+	database := testenv.PostgresDatabase(t)
+	bucket := minioBucket(t)
 	var mu sync.Mutex
-	servers := make([]*testServer, agents)
-	stores := make([]*metadata.Store, agents)
-	for i := range stores {
-		stores[i] = newPostgresStore(t, proxy.at(t, direct))
-	}
+	running := make([]*txnAgent, agents)
 	start := func(i int) {
-		s := newStoreServer(t, stores[i])
+		inline := int64(64 << 10)
+		if i == 0 {
+			inline = 0
+		}
+		a := startTxnAgent(t, database, bucket, inline)
+		a.hurt()
 		mu.Lock()
-		servers[i] = s
-		mu.Unlock()
+		defer mu.Unlock()
+		running[i] = a
 	}
-	for i := range servers {
+	for i := range running {
 		start(i)
 	}
-	servers[0].createTopic("t", partitions, nil)
-	proxy.every.Store(30)
+	last := startTxnAgent(t, database, bucket, 0) // nothing happens to it
+	last.createTopic("t", partitions, nil)
 	ledger := &txnLedger{outcomes: map[string]txnFate{}, sizes: map[string]int{}}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*testTimeout)
 	defer cancel()
@@ -156,7 +166,7 @@ func TestTxnRandom(t *testing.T) {
 			random := rand.New(rand.NewPCG(21, uint64(w)))
 			for life := range lives {
 				mu.Lock()
-				addr := servers[random.IntN(agents)].addr
+				addr := running[random.IntN(agents)].addr
 				mu.Unlock()
 				writeTxns(ctx, t, addr, fmt.Sprintf("w%d-%d", w, life), w, transactions, partitions, random, ledger)
 			}
@@ -165,39 +175,48 @@ func TestTxnRandom(t *testing.T) {
 	killer, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(killer)
-		for i := 0; ; i = (i + 1) % agents {
+		for i := range maxKills {
 			select {
 			case <-time.After(killInterval):
 			case <-done:
 				return
 			}
 			mu.Lock()
-			victim := servers[i]
+			victim := running[i%agents]
 			mu.Unlock()
-			victim.stop()
-			start(i)
+			victim.kill()
+			start(i % agents)
 		}
 	}()
 	wg.Wait()
 	close(done)
 	<-killer
-	proxy.every.Store(0)
 	// What writers left open when they went away.
 	for w := range writers {
-		c := servers[0].client(kgo.TransactionalID(fmt.Sprintf("writer-%d", w)), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		c := last.client(kgo.TransactionalID(fmt.Sprintf("writer-%d", w)), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 		produceTxn(t, c, kgo.TryCommit, fmt.Sprintf("last-%d/0", w))
 		ledger.note(fmt.Sprintf("last-%d", w), committed, 1)
 	}
-	verifyTxns(t, servers[agents-1], ledger)
+	verifyTxns(t, last.testServer, ledger)
 }
 
-func mustURL(t *testing.T, raw string) *url.URL {
+// minioBucket makes a bucket of MinIO's.
+func minioBucket(t *testing.T) objstore.Bucket {
 	t.Helper()
-	u, err := url.Parse(raw)
+	server := testenv.NewMinIO(t)
+	bucket, err := open.Open(t.Context(), server.S3URL(server.BucketName()), open.Options{AccessKey: server.AccessKey, SecretKey: server.SecretKey})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return u
+	t.Cleanup(func() {
+		if err := bucket.Close(); err != nil {
+			t.Errorf("close bucket: %v", err)
+		}
+	})
+	if err := bucket.Create(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return objstore.RetryReads(bucket, objstore.DefaultRetryPolicy())
 }
 
 // writeTxns is one life of a writer.

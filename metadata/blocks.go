@@ -37,10 +37,11 @@ func (v *View) LogStart(s Slot) Offset { return v.Row.LogStart[s] }
 // HighWatermark is the next offset to be assigned.
 func (v *View) HighWatermark(s Slot) Offset { return v.Photo.Next[s] }
 
-// LSO is the last stable offset: the first offset of the earliest open transaction, else the high watermark.
+// LSO is the last stable offset: the first offset of the earliest open transaction, else the high watermark. It is never
+// below the log start, as in Kafka: there is nothing to read there.
 func (v *View) LSO(s Slot) Offset {
 	if v.lso != nil {
-		return v.lso[s]
+		return max(v.lso[s], v.LogStart(s))
 	}
 	return v.Photo.Next[s]
 }
