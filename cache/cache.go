@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
+	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
@@ -262,7 +263,7 @@ func (c *Cache) Put(e Extent, raw [][]byte) {
 	if e.check() != nil {
 		return
 	}
-	data := slices.Concat(raw...)
+	data := join(raw)
 	if int64(len(data)) != e.RawLength {
 		return // not that extent: readers will find what the bucket has
 	}
@@ -274,6 +275,22 @@ func (c *Cache) Put(e Extent, raw [][]byte) {
 		return
 	}
 	c.regions[Tail].add(e.Key, &entry{data: data})
+}
+
+// join copies the parts into one slice, which must not be changed. It was a quarter of the processor time of an agent that
+// writes all it can: make and slices.Concat first clear what is then written over, a strings.Builder does not.
+func join(parts [][]byte) []byte {
+	size := 0
+	for _, part := range parts {
+		size += len(part)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for _, part := range parts {
+		b.Write(part)
+	}
+	joined := b.String()
+	return unsafe.Slice(unsafe.StringData(joined), len(joined))
 }
 
 // Prefetch starts to read extents that a cold reader will ask for soon: of each of its streams what lies ahead, in order. As

@@ -661,3 +661,18 @@ func BenchmarkHit(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkPut keeps what an agent wrote: extents of 1 MiB in parts of 16 KiB.
+func BenchmarkPut(b *testing.B) {
+	c := newCache(b, &bucket{Memory: objstore.NewMemory()}, func(o *Options) { o.Bytes = 256 << 20 })
+	parts := make([][]byte, 64)
+	for i := range parts {
+		parts[i] = make([]byte, 16<<10)
+	}
+	b.SetBytes(1 << 20)
+	position := int64(0)
+	for b.Loop() {
+		c.Put(Extent{Key: Key{Object: "o", Position: position}, Length: 1 << 20, RawLength: 1 << 20}, parts)
+		position += 1 << 20
+	}
+}
