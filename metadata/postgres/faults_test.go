@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +37,17 @@ func agents(t *testing.T, partitions int32) (p *testenv.PostgresProxy, frozen, o
 	frozen = metadata.NewStore(metadata.Options{Driver: openAt(t, through, postgres.Options{})})
 	commit(t, frozen, flushOf(t, frozen, parts, metadata.NoProducer, 0, 1)) // its connection is there and warm
 	return p, frozen, other, d, parts
+}
+
+// awaitEnded waits until the lock watch has ended n sessions: it says so after those who waited for them go on.
+func awaitEnded(t testing.TB, d *postgres.Driver, n int64) {
+	t.Helper()
+	for ctx := within(t); d.Ended() < n; {
+		if ctx.Err() != nil {
+			t.Fatalf("the lock watch ended %d sessions, not %d", d.Ended(), n)
+		}
+		runtime.Gosched()
+	}
 }
 
 type outcome struct {
@@ -96,6 +108,9 @@ func TestFrozenClient(t *testing.T) {
 				t.Fatalf("the others: %v", others.err)
 			}
 			took := time.Since(start)
+			if c.ended {
+				awaitEnded(t, driver, 1)
+			}
 			t.Logf("the others went on after %s; %d sessions ended by the watch", took, driver.Ended())
 			if took > blockedAtMost || (driver.Ended() > 0) != c.ended {
 				t.Errorf("the others waited %s, %d sessions ended by the watch", took, driver.Ended())

@@ -53,7 +53,8 @@ func (d *Driver) guard(ctx context.Context, pid uint32) *guard {
 		g.cancel = cancel
 		g.mu.Unlock()
 		for !ended && ctx.Err() == nil {
-			d.endFrozen(ctx, pid)
+			// A look under way is not broken off when the transaction goes on, perhaps because of it: it says what it ended.
+			d.endFrozen(context.WithoutCancel(ctx), pid)
 			ended = pause(ctx, guardInterval) != nil
 		}
 	})
