@@ -6,7 +6,7 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop txninterop groups chaos txnchaos groupchaos up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop groups restore day replay chaos txnchaos groupchaos up down tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ fuzz: ## each fuzz test for FUZZTIME (20s)
 bench: build ## produce and consume against Apache Kafka (docs/BENCHMARKS.md)
 	@scripts/bench-kafka.sh
 
+replay: build ## replay of level 0 and of runs against plain GETs, and beside producers (8 minutes)
+	@scripts/bench-replay.sh
+
+day: build ## a day of log-like data on three agents: objects, rows and requests before and after merging (6 minutes)
+	@scripts/bench-day.sh
+
 interop: build ## other people's clients: kcat and Kafka's own tools
 	@scripts/tools.sh kcat
 	@scripts/interop.sh
@@ -50,6 +56,9 @@ txninterop: build ## transactional clients (Java, librdkafka, franz-go, Kafka St
 
 groups: build ## other people's clients in consumer groups over three agents, both topologies, and a rolling upgrade (8 minutes)
 	@scripts/groups-interop.sh
+
+restore: build ## Kafka Streams, Kafka Connect and MirrorMaker 2 restore their state from compacted topics (8 minutes)
+	@scripts/restore-interop.sh
 
 up: build ## Postgres, MinIO, three agents and HAProxy on loopback: 127.0.0.1:19092; TOPOLOGY=direct: 19093-19095
 	@TOPOLOGY=$(TOPOLOGY) scripts/up.sh
