@@ -65,7 +65,8 @@ agent proxy
 replay "runs, $partitions consumers" run/ --consumers "$partitions"
 [ "$readers" -gt 0 ] || exit 0
 latency "alone"
-"$skein" bench replay --bootstrap $bootstrap --topic bench --rounds 100 --readers "$readers" >/dev/null 2>&1 &
+# At the lowest priority: elsewhere readers do not take the agents' processors.
+nice -n 19 "$skein" bench replay --bootstrap $bootstrap --topic bench --rounds 100 --readers "$readers" >/dev/null 2>&1 &
 behind=$!
 sleep 3
 latency "beside $readers readers far behind"
