@@ -93,15 +93,19 @@ func (gs *groups) consumerHeartbeat(ctx context.Context, id metadata.GroupID, q 
 		out = g.ConsumerHeartbeat(e, q)
 		m = g.Members[q.Member]
 	})
-	if err == nil && out.Code == group.None && m != nil {
+	if err != nil {
+		return out, err
+	}
+	gs.metrics.heartbeats.WithLabelValues(fromDatabase).Inc()
+	if out.Code == group.None && m != nil {
 		gs.hear(id, m)
 	}
-	return out, err
+	return out, nil
 }
 
 // settled answers from memory when nothing changes.
 func (gs *groups) settled(ctx context.Context, id metadata.GroupID, q group.HeartbeatRequest) (out group.HeartbeatReply, ok bool, err error) {
-	g, err := gs.snapshot(ctx, id, func(g *group.Group) time.Duration {
+	g, from, err := gs.heartbeatSnapshot(ctx, id, func(g *group.Group) time.Duration {
 		if m := g.Members[q.Member]; m != nil {
 			return m.Session
 		}
@@ -113,6 +117,7 @@ func (gs *groups) settled(ctx context.Context, id metadata.GroupID, q group.Hear
 	if out, ok = g.Settled(q); !ok || gs.outdated(ctx, id, g) {
 		return out, false, nil
 	}
+	gs.metrics.heartbeats.WithLabelValues(from).Inc()
 	gs.hear(id, g.Members[q.Member])
 	return out, true, nil
 }

@@ -41,10 +41,11 @@ func (gs *groups) heartbeat(ctx context.Context, id metadata.GroupID, member met
 		}
 		return 0 // not known here: ask
 	}
-	g, err := gs.snapshot(ctx, id, session)
+	g, from, err := gs.heartbeatSnapshot(ctx, id, session)
 	if err != nil {
 		return group.None, err
 	}
+	gs.metrics.heartbeats.WithLabelValues(from).Inc()
 	if !g.Exists() {
 		return group.UnknownMemberID, nil
 	}

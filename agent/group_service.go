@@ -313,6 +313,24 @@ func (gs *groups) snapshot(ctx context.Context, id metadata.GroupID, session fun
 	}
 }
 
+// Where a heartbeat's answer came from, in skein_group_heartbeats_total.
+const (
+	fromMemory   = "memory"
+	fromDatabase = "database"
+)
+
+// heartbeatSnapshot is snapshot for a heartbeat, with where the group came from.
+func (gs *groups) heartbeatSnapshot(ctx context.Context, id metadata.GroupID, session func(*group.Group) time.Duration) (*group.Group, string, error) {
+	from := fromDatabase
+	gs.mu.Lock()
+	if x := gs.entry(id); x.snap != nil && x.fresh(session(x.snap)) {
+		from = fromMemory
+	}
+	gs.mu.Unlock()
+	g, err := gs.snapshot(ctx, id, session)
+	return g, from, err
+}
+
 // load reads a group whose loading is set.
 func (gs *groups) load(ctx context.Context, x *groupEntry) (*group.Group, error) {
 	gs.mu.Lock()

@@ -268,6 +268,9 @@ func TestHeartbeatsComeFromMemory(t *testing.T) {
 	if n := testutil.ToFloat64(ts.groups.metrics.changes) - before; n > 0 {
 		t.Errorf("%v transactions for a thousand heartbeats", n)
 	}
+	if n := testutil.ToFloat64(ts.groups.metrics.heartbeats.WithLabelValues(fromMemory)); n < 900 {
+		t.Errorf("%v heartbeats of a thousand are counted as answered from memory", n)
+	}
 }
 
 // TestConsumersOfBothProtocols lets three franz-go members, at two agents, read everything exactly once.

@@ -7,38 +7,39 @@ cd "$(dirname "$0")/.."
 . scripts/up-lib.sh
 long=${SECONDS_LONG:-30}
 sql() { "$(postgres_bin)/psql" -h 127.0.0.1 -p "$postgres_port" -U skein -d skein -qtAX -c "$1"; }
-# Every statement outside of a transaction is one, so this counts statements and transactions. The numbers of a session come
-# in late: the database is asked again when they have.
-transactions() {
-  sleep 2
-  sql "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'skein'"
+# statements SECONDS: how many statements Postgres ran in that time, by its log: its counters of transactions have those of
+# autovacuum too.
+statements() {
+  local from
+  sql "ALTER SYSTEM SET log_min_duration_statement = 0"
+  sql "SELECT pg_reload_conf()" >/dev/null
+  sleep 1
+  from=$(stat -Lc %s "$state/postgres.log")
+  sleep "$1"
+  tail -c "+$from" "$state/postgres.log" | grep -acE 'LOG:  duration: .* (execute|statement)[^:]*:'
+  sql "ALTER SYSTEM RESET log_min_duration_statement"
+  sql "SELECT pg_reload_conf()" >/dev/null
 }
-# changes: transactions that changed a group, and heartbeats answered after asking the database, of all agents.
+# counter NAME: a counter of all agents.
 counter() {
   local n
   for n in 1 2 3; do curl -fs "http://127.0.0.1:$(http_port "agent-$n")/metrics"; done | awk -v m="$1" 'index($1, m) == 1 { n += $2 } END { print n + 0 }'
 }
 
-before=$(transactions)
-began=$(date +%s)
-sleep "$long"
-idle=$(transactions)
-idle_seconds=$(($(date +%s) - began))
+idle=$(statements "$long")
+# The members heartbeat when all of them have joined; a commit of offsets follows.
+beats=$(counter 'skein_group_heartbeats_total{from="memory"}')
 "$bin" bench groups --bootstrap "$(bootstrap)" --duration $((long + 20))s -o json "$@" >"$state/bench-groups.json" &
 pid=$!
-# Joined: no group has changed for a while.
-last=-1
-until [ "$last" = "$(counter skein_group_events_total)" ] && [ "$last" != 0 ]; do
-  last=$(counter skein_group_events_total)
-  sleep 5
+until [ "$(counter 'skein_group_heartbeats_total{from="memory"}')" -gt "$beats" ]; do
+  kill -0 $pid || exit 1
+  sleep 1
 done
-start=$(transactions) memory=$(counter 'skein_group_heartbeats_total{from="memory"}') asked=$(counter 'skein_group_heartbeats_total{from="database"}')
-began=$(date +%s)
-sleep $((long / 2))
-end=$(transactions) memory=$(($(counter 'skein_group_heartbeats_total{from="memory"}') - memory)) asked=$(($(counter 'skein_group_heartbeats_total{from="database"}') - asked))
-busy_seconds=$(($(date +%s) - began))
+sleep 5
+memory=$(counter 'skein_group_heartbeats_total{from="memory"}') asked=$(counter 'skein_group_heartbeats_total{from="database"}')
+busy=$(statements "$long")
+memory=$(($(counter 'skein_group_heartbeats_total{from="memory"}') - memory)) asked=$(($(counter 'skein_group_heartbeats_total{from="database"}') - asked))
 wait $pid
 cat "$state/bench-groups.json"
-awk -v i=$((idle - before)) -v it=$idle_seconds -v b=$((end - start)) -v bt=$busy_seconds -v m="$memory" -v a="$asked" 'BEGIN {
-  printf "statements a second: idle %.1f, with members %.1f, for the members %.1f; heartbeats a second: %.0f from memory, %.1f after asking\n",
-    i / it, b / bt, b / bt - i / it, m / bt, a / bt }'
+awk -v i="$idle" -v b="$busy" -v t="$long" -v m="$memory" -v a="$asked" 'BEGIN {
+  printf "statements a second: idle %.1f, with members %.1f; of the heartbeats %d were answered from memory, %d after asking the database\n", i / t, b / t, m, a }'

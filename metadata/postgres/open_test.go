@@ -285,8 +285,21 @@ func TestViews(t *testing.T) {
 	inline := flushOf(t, s, parts[65:], metadata.NoProducer, 0, 1)
 	inline.Object, inline.Inline = "", [][]byte{make([]byte, 100)}
 	commit(t, s, inline)
+	catalogue, err := s.Catalogue(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.CommitOffsets(t.Context(), metadata.OffsetCommit{
+		Group: "g", Check: func(metadata.Millis, *metadata.GroupRow, []metadata.MemberRow) error { return nil },
+		Offsets: []metadata.GroupOffset{{TopicPartition: metadata.TopicPartition{Topic: catalogue.ByName("t.x").ID, Partition: 65}, Offset: 7}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	conn := connect(t, url)
 	for _, c := range []struct{ sql, want string }{
+		{"SELECT group_id, kind, state, members FROM skein_groups", "g simple Empty 0"},
+		{"SELECT topic, partition, committed_offset, log_start, high_watermark, lag FROM skein_lag", "t.x 65 7 5 22 15"},
 		{"SELECT topic, partitions FROM skein_topics", "t.x 66"},
 		{"SELECT log_start, high_watermark, bytes_written, max_timestamp > now() - interval '1 hour' FROM skein_partitions WHERE partition = 65", "5 22 400 t"},
 		{"SELECT high_watermark, max_timestamp IS NULL, topic FROM skein_partitions WHERE partition = 3", "0 t t.x"},

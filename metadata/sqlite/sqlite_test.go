@@ -441,7 +441,20 @@ func TestViews(t *testing.T) {
 	if err = errors.Join(append(errs, err)...); err != nil {
 		t.Fatal(err)
 	}
+	catalogue, err := w.store.Catalogue(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = w.store.CommitOffsets(t.Context(), metadata.OffsetCommit{
+		Group: "g", Check: func(metadata.Millis, *metadata.GroupRow, []metadata.MemberRow) error { return nil },
+		Offsets: []metadata.GroupOffset{{TopicPartition: metadata.TopicPartition{Topic: catalogue.ByName("t").ID, Partition: 0}, Offset: 7}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for query, want := range map[string]string{
+		`SELECT group_id, kind, state, members FROM skein_groups`:                                                                    "g|simple|Empty|0",
+		`SELECT topic, partition, committed_offset, log_start, high_watermark, lag FROM skein_lag`:                                   "t|0|7|257|300|43",
 		`SELECT log_start, high_watermark, max_timestamp, bytes_written FROM skein_partitions WHERE topic = 't'`:                     "257|300|2023-11-14 22:13:20.123|300000",
 		`SELECT count(*), sum(high_watermark), sum(bytes_written), count(max_timestamp) FROM skein_partitions WHERE topic = 'empty'`: "65|0|0|0",
 		`SELECT topic, partitions FROM skein_topics ORDER BY topic`:                                                                  "empty|65\nt|1",
