@@ -6,7 +6,7 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop txninterop groups restore day replay chaos txnchaos groupchaos up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop groups restore day replay chaos txnchaos groupchaos crashes backlog up down tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,13 @@ txnchaos: build ## chaos with transactions, connections to the database lost at 
 
 groupchaos: build ## agents killed and drained, Postgres restarted and frozen, under 20 consumer groups (9 minutes)
 	@TOPOLOGY=$(TOPOLOGY) SCENARIO=groups CLIENTS=franz scripts/chaos.sh
+
+CRASH_ROUNDS ?= 2000
+crashes: ## compactors that die at random steps, for long; CRASH_ROUNDS (2000), and CRASH_SEED to see one again
+	$(GOTEST) ./compactor -run TestRandomCrashes -v -crash-rounds $(CRASH_ROUNDS) -crash-seed $(or $(CRASH_SEED),0)
+
+backlog: build ## producers while no compactor runs, and while one drains what that left (10 minutes)
+	@scripts/backlog.sh
 
 clean: ## remove what was built
 	rm -f skein

@@ -36,6 +36,9 @@ type Problem struct {
 // maxProblems bounds the problems that are listed; all are counted.
 const maxProblems = 10_000
 
+// orphansKept is after what age an object that nothing names should have been found by the slow listing, and deleted.
+const orphansKept = DefaultOrphanInterval + 2*DefaultGCGrace
+
 // Report is what fsck found.
 type Report struct {
 	Blocks   int   `json:"blocks"`
@@ -51,6 +54,11 @@ type Report struct {
 	Inline   int64 `json:"inline_payloads"`
 	// Moving is what changed while it was looked at, by agents: it is left out of the rest.
 	Moving int64 `json:"changed_meanwhile"`
+
+	// Uncommitted are objects that nothing names, as an agent leaves behind that dies between its PUT and its commit. They
+	// are no problem before orphansKept have passed: until then the slow listing is to find them.
+	Uncommitted      int64 `json:"uncommitted_objects"`
+	UncommittedBytes int64 `json:"uncommitted_bytes"`
 
 	ProblemCount int       `json:"problem_count"`
 	Unrepaired   int       `json:"unrepaired"`
@@ -73,13 +81,15 @@ type CheckOptions struct {
 // checker is one run of fsck.
 type checker struct {
 	CheckOptions
-	c        *Compactor // reads
-	rep      *Report
-	started  metadata.Millis
-	spool    *spool
-	lastTry  map[metadata.BlockID]int // of what a block names, in the spool: the one that counts
-	lost     bool                     // something named is missing, or may be deleted
-	repaired int
+	c       *Compactor // reads
+	rep     *Report
+	started metadata.Millis
+	// bucketNow is the bucket's clock.
+	bucketNow metadata.Millis
+	spool     *spool
+	lastTry   map[metadata.BlockID]int // of what a block names, in the spool: the one that counts
+	lost      bool                     // something named is missing, or may be deleted
+	repaired  int
 }
 
 // Check compares the bucket and the database. Its error says that it could not be done; what it found is in the report. It may

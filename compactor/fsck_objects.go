@@ -38,16 +38,17 @@ func (k *checker) objects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	k.bucketNow = metadata.Millis(now.UnixMilli())
 	for i := range spoolShards {
-		if err := k.shard(ctx, i, metadata.Millis(now.UnixMilli())); err != nil {
+		if err := k.shard(ctx, i); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// shard looks at one part of the objects. now is the bucket's clock.
-func (k *checker) shard(ctx context.Context, shard int, now metadata.Millis) error {
+// shard looks at one part of the objects.
+func (k *checker) shard(ctx context.Context, shard int) error {
 	byKey := map[metadata.ObjectKey]*known{}
 	err := k.spool.each(shard, func(x *spooled) {
 		o := byKey[x.Key]
@@ -74,7 +75,7 @@ func (k *checker) shard(ctx context.Context, shard int, now metadata.Millis) err
 			k.rep.Moving++ // somebody is at it
 		case o.row == nil && o.named == 0 && o.stored == nil: // named by a look that does not count
 		case o.row == nil && o.named == 0:
-			if now.Sub(o.stored.Modified) < metadata.MaxResubmit {
+			if k.bucketNow.Sub(o.stored.Modified) < metadata.MaxResubmit {
 				k.rep.Waiting++ // it may be on its way to its commit
 			} else {
 				suspects = append(suspects, o)
@@ -215,6 +216,11 @@ func (k *checker) orphan(ctx context.Context, o *known) error {
 		return nil
 	}
 	p.Bytes = o.stored.Size
+	young := k.bucketNow.Sub(o.stored.Modified) < orphansKept
+	if young {
+		k.rep.Uncommitted++
+		k.rep.UncommittedBytes += p.Bytes
+	}
 	if k.Repair {
 		// Condemned, not deleted: whoever may yet commit it is refused, and the compactor deletes it after the grace.
 		gone, err := k.Driver.CondemnUnknown(ctx, []metadata.ObjectRow{{Key: o.key, Size: p.Bytes}})
@@ -227,6 +233,8 @@ func (k *checker) orphan(ctx context.Context, o *known) error {
 		}
 		p.Repaired = "condemned: it is deleted after the grace"
 	}
-	k.problem(p)
+	if !young || k.Repair {
+		k.problem(p)
+	}
 	return nil
 }

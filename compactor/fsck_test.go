@@ -179,7 +179,7 @@ func TestFsckBesideAgents(t *testing.T) {
 	r := newRig(t, 66, nil)
 	live(t, r, func(int) (metadata.Compaction, *metadata.Store) { return r.driver, r.store }, 40)
 	r.settle(r.compactor(Options{Holder: "last"}))
-	if rep := r.fsck(); rep.Waiting != 0 || rep.Inline != 0 {
+	if rep := r.fsck(); rep.Waiting != 0 || rep.Uncommitted != 0 || rep.Inline != 0 {
 		t.Errorf("left: %+v", rep)
 	}
 }

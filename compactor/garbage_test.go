@@ -228,6 +228,10 @@ func TestRepair(t *testing.T) {
 		{"orphan", func() {
 			r.must(r.bucket.Put(t.Context(), "seg/00/x", objstore.Bytes([]byte("xyz")), objstore.PutOptions{}))
 			r.clock.advance(time.Hour)
+			if rep := r.fsck(); rep.Uncommitted != 1 || rep.UncommittedBytes != 3 { // as a dead agent's
+				t.Errorf("%+v", rep)
+			}
+			r.clock.advance(orphansKept)
 		}, KindOrphan},
 	} {
 		r.fsck()

@@ -91,7 +91,7 @@ func TestCrashes(t *testing.T) {
 				r.some(10)
 				r.settle(r.compactor(Options{Holder: "heir"}))
 				r.check(r.store)
-				if rep := r.fsck(); rep.Waiting != 0 || rep.Inline != 0 {
+				if rep := r.fsck(); rep.Waiting != 0 || rep.Uncommitted != 0 || rep.Inline != 0 {
 					t.Errorf("left: %d objects, %d payloads", rep.Waiting, rep.Inline)
 				}
 			})

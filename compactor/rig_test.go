@@ -179,14 +179,21 @@ func (r *rig) write(inline bool, parts ...part) metadata.ObjectKey {
 	res, err := r.store.Commit(r.Context(), []*metadata.Flush{f})
 	r.must(err)
 	r.must(res[0].Err)
+	r.acknowledge(&res[0], parts)
+	return f.Object
+}
+
+// acknowledge notes what was committed.
+func (r *rig) acknowledge(res *metadata.FlushResult, parts []part) {
+	r.Helper()
 	n := 0
 	for _, p := range parts {
 		for _, b := range p.batches {
-			if res[0].Batches[n].Code != metadata.CodeAccepted {
-				r.Fatalf("batch %d: %+v", n, res[0].Batches[n])
+			if res.Batches[n].Code != metadata.CodeAccepted {
+				r.Fatalf("batch %d: %+v", n, res.Batches[n])
 			}
-			if int(res[0].Batches[n].Base) != len(r.want[p.index]) {
-				r.Fatalf("batch at %d, want %d", res[0].Batches[n].Base, len(r.want[p.index]))
+			if int(res.Batches[n].Base) != len(r.want[p.index]) {
+				r.Fatalf("batch at %d, want %d", res.Batches[n].Base, len(r.want[p.index]))
 			}
 			n++
 			for rec, err := range record.Records(b, 0) {
@@ -195,7 +202,6 @@ func (r *rig) write(inline bool, parts ...part) metadata.ObjectKey {
 			}
 		}
 	}
-	return f.Object
 }
 
 func (r *rig) flush(inline bool, parts ...part) *metadata.Flush {

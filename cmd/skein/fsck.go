@@ -118,6 +118,12 @@ func showReport(p *process, r *compactor.Report, output string) error {
 	fmt.Fprintf(w, "%d blocks, %d level-0 rows, %d runs, %d inline payloads, %d objects (%d in the bucket, %d waiting for deletion)\n",
 		r.Blocks, r.Rows, r.Runs, r.Inline, r.Objects, r.InBucket, r.Waiting)
 	fmt.Fprintf(w, "%d extents read: %s, %d batches, %d records\n", r.Extents, formatSize(r.Bytes), r.Batches, r.Records)
+	if r.Uncommitted > 0 {
+		fmt.Fprintf(w, "%d objects of %s that nothing names and that are to be found and deleted yet\n", r.Uncommitted, formatSize(r.UncommittedBytes))
+	}
+	if r.Moving > 0 {
+		fmt.Fprintf(w, "%d things changed while they were looked at, and are left out\n", r.Moving)
+	}
 	fmt.Fprintf(w, "%d problems, %d not mended\n", r.ProblemCount, r.Unrepaired)
 	return w.Flush()
 }

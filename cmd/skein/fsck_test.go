@@ -85,10 +85,18 @@ func TestFsckCommand(t *testing.T) {
 	if code, report, _ = runFsck(t, nil, urls...); code != exitOK || report.Waiting != 1 {
 		t.Errorf("a young orphan: exit %d, %+v", code, report)
 	}
-	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(orphan, old, old); err != nil {
-		t.Fatal(err)
+	age := func(d time.Duration) {
+		t.Helper()
+		at := time.Now().Add(-d)
+		if err := os.Chtimes(orphan, at, at); err != nil {
+			t.Fatal(err)
+		}
 	}
+	age(time.Hour)
+	if code, report, _ = runFsck(t, nil, urls...); code != exitOK || report.Uncommitted != 1 || report.UncommittedBytes != 77 {
+		t.Errorf("what a dead agent left behind: exit %d, %+v", code, report)
+	}
+	age(24 * time.Hour)
 	named := objectsIn(t, data+"/bucket/seg")
 	named = slices.DeleteFunc(named, func(key string) bool { return key == "00/orphan" })
 	if err := os.Remove(filepath.Join(data, "bucket", "seg", named[0])); err != nil {

@@ -22,6 +22,11 @@ func Statements() []Statement {
 	}
 	list = append(list, Statement{"loadTxns", loadTxnsSQL}, Statement{"pending", pendingSQL}, Statement{"aborted", abortedSQL},
 		Statement{"prune", pruneSQL})
+	// The compactor's, but for countReferences, which reads all.
+	list = append(list, Statement{"backlog", backlogSQL}, Statement{"rowsAbove", rowsAboveSQL}, Statement{"loadRuns", loadRunsSQL},
+		Statement{"tailRuns", tailRunsSQL}, Statement{"retention", retentionSQL}, Statement{"condemn", condemnSQL},
+		Statement{"condemned", condemnedSQL}, Statement{"oldCondemned", oldCondemnedSQL}, Statement{"objectsDeleted", objectsDeletedSQL},
+		Statement{"forgetObjects", forgetObjectsSQL}, Statement{"listInline", listInlineSQL}, Statement{"expireProducers", expireProducersSQL})
 	for name, sql := range txnStatements {
 		list = append(list, Statement{string(name), sql})
 	}
