@@ -46,6 +46,7 @@ type Server struct {
 	responseBytes  *budget
 
 	ids       *producerIDs
+	sweeper   string // names this process as holder of a lease
 	groups    *groups
 	configs   produceConfigs
 	catalogue atomic.Pointer[metadata.Catalogue] // the last one seen
@@ -94,6 +95,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		rewrittenBytes: newBudget("rewritten", cfg.ProduceBufferBytes/rewrittenDivisor, deps.Metrics),
 		responseBytes:  newBudget("responses", responsesBytes, deps.Metrics),
 		ids:            newProducerIDs(deps.Store),
+		sweeper:        fmt.Sprintf("agent/%d/%x", cfg.NodeID, rand.Uint64()),
 		checkers:       make(chan struct{}, maxCheckers()),
 		drained:        make(chan struct{}),
 		open:           map[*conn]struct{}{},

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,17 +16,73 @@ import (
 // BenchmarkEndTxn measures the end of a transaction by KIP-890 over partitions of one topic, and what a produce that joins
 // them costs: p50 and p99 in milliseconds.
 func BenchmarkEndTxn(b *testing.B) {
-	for name, open := range map[string]func() *metadata.Store{
-		"sqlite":   func() *metadata.Store { return newTestStore(b) },
-		"postgres": func() *metadata.Store { return newPostgresStore(b, testenv.PostgresDatabase(b)) },
+	for name, open := range map[string]func(testing.TB) *metadata.Store{
+		"sqlite":   func(tb testing.TB) *metadata.Store { return newTestStore(tb) },
+		"postgres": func(tb testing.TB) *metadata.Store { return newPostgresStore(tb, testenv.PostgresDatabase(tb)) },
 	} {
 		for _, n := range []int{1, 10, 100, 1000} {
-			b.Run(fmt.Sprintf("%s/partitions=%d", name, n), func(b *testing.B) { benchmarkEndTxn(b, open(), n) })
+			b.Run(fmt.Sprintf("%s/partitions=%d", name, n), func(b *testing.B) { benchmarkEndTxn(b, open(b), n, nil) })
 		}
 	}
 }
 
-func benchmarkEndTxn(b *testing.B, store *metadata.Store, partitions int) {
+// BenchmarkTxnStatements counts the statements and round trips of a transaction on Postgres: of the commit by which
+// partitions join it, and of its end.
+func BenchmarkTxnStatements(b *testing.B) {
+	for _, n := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("partitions=%d", n), func(b *testing.B) {
+			proxy, through := testenv.NewPostgresProxy(b, testenv.PostgresDatabase(b))
+			c := &statementCount{notifies: map[string]bool{}}
+			proxy.Rules(c.see, nil)
+			benchmarkEndTxn(b, newPostgresStore(b, through), n, c)
+		})
+	}
+}
+
+// statementCount counts what goes to Postgres but for NOTIFY, which is no part of anything that is waited for.
+type statementCount struct {
+	mu                sync.Mutex
+	notifies          map[string]bool // names of prepared statements
+	statements, trips int
+}
+
+func (c *statementCount) see(m testenv.PostgresMessage) testenv.PostgresVerdict {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m.Kind {
+	case 'P': // Parse
+		if name, query, _ := bytes.Cut(m.Body, []byte{0}); bytes.Contains(query, []byte("pg_notify")) {
+			c.notifies[string(name)] = true
+			c.trips-- // the Sync behind it
+		}
+	case 'B':
+		if c.notifies[m.Bound()] {
+			c.trips--
+		} else {
+			c.statements++
+		}
+	case 'Q':
+		c.statements++
+		c.trips++
+	case 'S', 'H': // Sync, Flush
+		c.trips++
+	}
+	return testenv.PostgresVerdict{}
+}
+
+// take gives what was counted since it was last asked.
+func (c *statementCount) take() (statements, trips int) {
+	if c == nil {
+		return 0, 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	statements, trips = c.statements, c.trips
+	c.statements, c.trips = 0, 0
+	return statements, trips
+}
+
+func benchmarkEndTxn(b *testing.B, store *metadata.Store, partitions int, count *statementCount) {
 	ctx := b.Context()
 	topics, errs, err := store.CreateTopics(ctx, []metadata.NewTopic{{Name: "t", Partitions: int32(partitions)}}, false)
 	if err != nil || errs[0] != nil {
@@ -40,10 +98,18 @@ func benchmarkEndTxn(b *testing.B, store *metadata.Store, partitions int) {
 		b.Fatal(err)
 	}
 	var ends, joins []time.Duration
+	counts := map[string][]int{}
+	note := func(what string) {
+		statements, trips := count.take()
+		counts[what+"-statements"] = append(counts[what+"-statements"], statements)
+		counts[what+"-round-trips"] = append(counts[what+"-round-trips"], trips)
+	}
 	for range max(b.N, 200) { // enough for a p99
+		count.take()
 		began := time.Now()
 		joinAll(b, store, topics[0], id)
 		joins = append(joins, time.Since(began))
+		note("join")
 		end := txn.End{Producer: id, Commit: true, Protocol: metadata.TxnKIP890, Fresh: metadata.NoProducer}
 		began = time.Now()
 		err := s.changeTxn(ctx, "tx", store.EndTxn, func(now metadata.Millis, t *metadata.Txn, _ metadata.ProducerID) (c *metadata.TxnChange, err error) {
@@ -54,6 +120,15 @@ func benchmarkEndTxn(b *testing.B, store *metadata.Store, partitions int) {
 			b.Fatal(err)
 		}
 		ends = append(ends, time.Since(began))
+		note("end")
+	}
+	if count != nil {
+		for name, list := range counts {
+			slices.Sort(list)
+			b.ReportMetric(float64(list[len(list)/2]), name) // the median: now and then a housekeeper runs beside it
+		}
+		b.ReportMetric(0, "ns/op")
+		return
 	}
 	for name, list := range map[string][]time.Duration{"end": ends, "join": joins} {
 		slices.Sort(list)

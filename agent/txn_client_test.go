@@ -237,11 +237,29 @@ func TestTxnTimeout(t *testing.T) {
 		ts.createTopic("t", 3, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		defer cancel()
+		// As long as somebody else has the lease nothing is aborted.
+		held, ok, err := ts.store.AcquireLease(ctx, txnSweepLease, "somebody else", time.Hour)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
 		c := ts.client(kgo.TransactionalID("id"), kgo.TransactionTimeout(time.Millisecond), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 		if err := c.BeginTransaction(); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.ProduceSync(ctx, &kgo.Record{Topic: "t", Value: []byte("late")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		for due := 0; due == 0; {
+			list, err := ts.store.DueTxns(ctx, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			due = len(list)
+		}
+		if n := ts.sweepTxns(ctx); n != 0 {
+			t.Errorf("%d aborted without the lease", n)
+		}
+		if err := ts.store.ReleaseLease(ctx, held); err != nil {
 			t.Fatal(err)
 		}
 		for ts.sweepTxns(ctx) == 0 {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/skeinio/skein/metadata"
 )
@@ -14,6 +15,8 @@ type Txns interface {
 	TxnsOf(ctx context.Context, producers ...metadata.ProducerID) ([]metadata.TransactionalID, error)
 	ListTxns(ctx context.Context, after metadata.TransactionalID, limit int) (metadata.Millis, []metadata.TxnRow, error)
 	DueTxns(ctx context.Context, limit int) ([]metadata.TransactionalID, error)
+	AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (lease metadata.Lease, ok bool, err error)
+	ReleaseLease(ctx context.Context, lease metadata.Lease) error
 	PendingOffsets(ctx context.Context, queries []metadata.OffsetQuery) ([][]metadata.TopicPartition, error)
 	Producers(ctx context.Context, id metadata.PartitionID) ([]metadata.ActiveProducer, error)
 	WriteMarkers(ctx context.Context, producer metadata.ProducerID, epoch metadata.ProducerEpoch, parts []metadata.PartitionID,

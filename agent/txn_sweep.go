@@ -11,10 +11,14 @@ import (
 
 const (
 	// txnSweepInterval is how often transactions that timed out are looked for: Kafka's
-	// transaction.abort.timed.out.transaction.cleanup.interval.ms. Every agent looks; who comes second finds nothing to do.
+	// transaction.abort.timed.out.transaction.cleanup.interval.ms. Every agent looks, one aborts what it finds.
 	txnSweepInterval = 10 * time.Second
 	// txnSweepLimit bounds one look.
 	txnSweepLimit = 100
+	// txnSweepLease is the lease for aborting, and how long others wait for an agent that died with it: longer than a sweep
+	// may take. Who loses it does no harm, because an end checks the row that it was planned from.
+	txnSweepLease    = "job/txn-sweep"
+	txnSweepLeaseTTL = txnTimeout + 5*time.Second
 )
 
 // runTxns aborts transactions that have timed out, until ctx ends.
@@ -44,6 +48,26 @@ func (s *Server) sweepTxns(ctx context.Context) int {
 		}
 		return 0
 	}
+	if len(due) == 0 {
+		s.store.Did(metadata.ChoreTimeouts)
+		return 0
+	}
+	lease, ok, err := s.store.AcquireLease(call, txnSweepLease, s.sweeper, txnSweepLeaseTTL)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("no lease for aborting transactions that timed out", "error", err)
+	}
+	if err != nil || !ok {
+		return 0
+	}
+	aborted := s.abortDue(call, due)
+	if err := s.store.ReleaseLease(call, lease); err != nil && ctx.Err() == nil {
+		s.log.Warn("lease for aborting transactions not given back: it expires", "error", err)
+	}
+	return aborted
+}
+
+// abortDue aborts what has timed out and gives how many transactions that were; 0 after an error.
+func (s *Server) abortDue(ctx context.Context, due []metadata.TransactionalID) int {
 	failed := false
 	for _, id := range due {
 		aborted := false

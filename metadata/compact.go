@@ -29,17 +29,20 @@ type Lease struct {
 // BlockLease is the name of the lease under which a block's runs are changed.
 func BlockLease(id BlockID) string { return fmt.Sprintf("block/%d", id) }
 
-// Compaction is what the compactor and fsck need of a database beside Driver. Methods that take a limit do at most so
-// much at a time and are called again until they say that nothing is left.
-type Compaction interface {
-	Driver
-
+// LeaseDriver hands out leases. It is part of Driver.
+type LeaseDriver interface {
 	// AcquireLease takes a lease that nobody holds or that has expired; ok is false when somebody holds it.
 	AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (lease Lease, ok bool, err error)
 	// RenewLease moves the expiry; ErrFenced when the lease is not held any more.
 	RenewLease(ctx context.Context, lease Lease, ttl time.Duration) (Lease, error)
 	// ReleaseLease ends a lease early. One that was lost already is left alone.
 	ReleaseLease(ctx context.Context, lease Lease) error
+}
+
+// Compaction is what the compactor and fsck need of a database beside Driver. Methods that take a limit do at most so
+// much at a time and are called again until they say that nothing is left.
+type Compaction interface {
+	Driver
 
 	// Backlog gives blocks above after, by id, and what of them is not merged, in one statement's view.
 	Backlog(ctx context.Context, after BlockID, limit int) ([]BacklogRow, error)

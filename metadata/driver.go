@@ -66,6 +66,7 @@ type Driver interface {
 	GroupDriver
 	AgentDriver
 	TxnDriver
+	LeaseDriver
 
 	Close() error
 }

@@ -416,6 +416,16 @@ func (s *Store) DueTxns(ctx context.Context, limit int) ([]TransactionalID, erro
 	return s.driver.DueTxns(ctx, limit)
 }
 
+// AcquireLease takes a lease that nobody holds; ok is false when somebody does.
+func (s *Store) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (lease Lease, ok bool, err error) {
+	return s.driver.AcquireLease(ctx, name, holder, ttl)
+}
+
+// ReleaseLease ends a lease early.
+func (s *Store) ReleaseLease(ctx context.Context, lease Lease) error {
+	return s.driver.ReleaseLease(ctx, lease)
+}
+
 // PendingOffsets gives the partitions that have an offset in an ongoing transaction. Who asks for stable offsets asks this
 // before LoadOffsets: then an offset that was pending is either told or already there.
 func (s *Store) PendingOffsets(ctx context.Context, queries []OffsetQuery) ([][]TopicPartition, error) {

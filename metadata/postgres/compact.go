@@ -60,7 +60,7 @@ CROSS JOIN LATERAL (
 ORDER BY r.slot, r.base`
 )
 
-// AcquireLease implements metadata.Compaction.
+// AcquireLease implements metadata.LeaseDriver.
 func (d *Driver) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (metadata.Lease, bool, error) {
 	l := metadata.Lease{Name: name, Holder: holder}
 	err := d.row(ctx, acquireLeaseSQL, []any{name, holder, ttl.Milliseconds()}, &l.Token, (*int64)(&l.Expires))
@@ -73,7 +73,7 @@ func (d *Driver) AcquireLease(ctx context.Context, name, holder string, ttl time
 	return l, true, nil
 }
 
-// RenewLease implements metadata.Compaction.
+// RenewLease implements metadata.LeaseDriver.
 func (d *Driver) RenewLease(ctx context.Context, l metadata.Lease, ttl time.Duration) (metadata.Lease, error) {
 	err := d.row(ctx, renewLeaseSQL, []any{l.Name, l.Token, ttl.Milliseconds()}, (*int64)(&l.Expires))
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -85,7 +85,7 @@ func (d *Driver) RenewLease(ctx context.Context, l metadata.Lease, ttl time.Dura
 	return l, nil
 }
 
-// ReleaseLease implements metadata.Compaction.
+// ReleaseLease implements metadata.LeaseDriver.
 func (d *Driver) ReleaseLease(ctx context.Context, l metadata.Lease) error {
 	_, err := d.execute(ctx, "release lease "+l.Name, releaseLeaseSQL, l.Name, l.Token)
 	return err

@@ -13,7 +13,7 @@ import (
 
 var _ metadata.Compaction = (*Driver)(nil)
 
-// AcquireLease implements metadata.Compaction.
+// AcquireLease implements metadata.LeaseDriver.
 func (d *Driver) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (metadata.Lease, bool, error) {
 	l := metadata.Lease{Name: name, Holder: holder}
 	ok := true
@@ -35,7 +35,7 @@ func (d *Driver) AcquireLease(ctx context.Context, name, holder string, ttl time
 	return l, true, nil
 }
 
-// RenewLease implements metadata.Compaction.
+// RenewLease implements metadata.LeaseDriver.
 func (d *Driver) RenewLease(ctx context.Context, l metadata.Lease, ttl time.Duration) (metadata.Lease, error) {
 	err := d.write(ctx, func(s *session) error {
 		now := d.millis()
@@ -50,7 +50,7 @@ func (d *Driver) RenewLease(ctx context.Context, l metadata.Lease, ttl time.Dura
 	return l, err
 }
 
-// ReleaseLease implements metadata.Compaction. The row stays, so that the token goes on rising.
+// ReleaseLease implements metadata.LeaseDriver. The row stays, so that the token goes on rising.
 func (d *Driver) ReleaseLease(ctx context.Context, l metadata.Lease) error {
 	_, err := d.change(ctx, "UPDATE leases SET expires = 0 WHERE name = ? AND token = ?", l.Name, l.Token)
 	return err
