@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/skeinio/skein/internal/testenv"
 	"github.com/skeinio/skein/objstore"
@@ -96,6 +98,46 @@ func TestCorruptionOnTheWire(t *testing.T) {
 				t.Errorf("head after that: %v", err)
 			}
 		})
+	}
+}
+
+// TestWrongClock is a client whose clock is hours off, which S3 refuses. aws-sdk-go-v2 signs with the server's time from the
+// first answer on, a Put that is tried once too; minio-go has no such thing, and says why it is refused.
+func TestWrongClock(t *testing.T) {
+	const stamp = "20060102T150405Z"
+	for _, off := range []time.Duration{2 * time.Hour, -2 * time.Hour} {
+		for _, kind := range kinds {
+			t.Run(fmt.Sprint(kind.name, "/", off), func(t *testing.T) {
+				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					now := time.Now().Add(-off).UTC()
+					w.Header().Set("Date", now.Format(http.TimeFormat))
+					w.Header().Set("Content-Type", "application/xml")
+					signed, err := time.Parse(stamp, r.Header.Get("X-Amz-Date"))
+					if err != nil || signed.Sub(now).Abs() > 15*time.Minute {
+						w.WriteHeader(http.StatusForbidden)
+						_, _ = io.WriteString(w, "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>")
+						return
+					}
+					_, _ = io.WriteString(w, "<ListBucketResult></ListBucketResult>")
+				}))
+				defer server.Close()
+				b := overServer(t, kind.url, server.Listener.Addr().String())
+				err := b.Check(t.Context())
+				if kind.name == "minio" {
+					if !errors.Is(err, objstore.ErrAccess) {
+						t.Errorf("check: %v", err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatalf("check: %v", err)
+				}
+				if err := b.Put(t.Context(), "k", objstore.Bytes([]byte("x")), objstore.PutOptions{IfNoneMatch: true}); err != nil {
+					t.Errorf("put: %v", err)
+				}
+			})
+		}
 	}
 }
 
