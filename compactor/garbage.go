@@ -36,6 +36,9 @@ var ErrHalted = errors.New("garbage collection is halted")
 
 // Garbage condemns what nothing refers to, and deletes what was condemned long enough ago.
 func (c *Compactor) Garbage(ctx context.Context) error {
+	if err := c.showHalted(ctx); err != nil {
+		return err
+	}
 	return c.alone(ctx, jobGarbage, func(ctx context.Context) error {
 		for n := condemnLimit; n >= condemnLimit; {
 			var err error
@@ -49,6 +52,21 @@ func (c *Compactor) Garbage(ctx context.Context) error {
 		}
 		return c.deleteCondemned(ctx)
 	})
+}
+
+// showHalted shows whether deleting is halted, whoever found that it must be: this agent may have found it, and another one
+// deletes again by now.
+func (c *Compactor) showHalted(ctx context.Context) error {
+	g, err := c.db.GCState(ctx)
+	if err != nil {
+		return err
+	}
+	halted := 0.0
+	if g.Halted != "" {
+		halted = 1
+	}
+	c.metrics.halted.Set(halted)
+	return nil
 }
 
 func (c *Compactor) deleteCondemned(ctx context.Context) error {
