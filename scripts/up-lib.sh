@@ -40,11 +40,18 @@ alive() {
   [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF "skein-up"
 }
 
-# launch NAME CMD …: as a process of its own that outlives this script.
+# launch NAME CMD …: as a process of its own that outlives this script, and keeps none of its open files: a lock that the
+# script was started under would last as long as the process.
 launch() {
   local name=$1
   shift
-  setsid "$@" </dev/null >>"$state/$name.log" 2>&1 &
+  (
+    for fd in "/proc/$BASHPID/fd/"*; do
+      fd=${fd##*/}
+      [ "$fd" -le 2 ] || eval "exec $fd>&-"
+    done
+    exec setsid "$@"
+  ) </dev/null >>"$state/$name.log" 2>&1 &
   echo $! >"$state/$name.pid"
 }
 
