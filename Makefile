@@ -6,7 +6,7 @@ PKGS := ./...
 
 TOPOLOGY ?= virtual
 
-.PHONY: help build dev test race lint fuzz bench interop txninterop groups restore day replay chaos txnchaos groupchaos crashes backlog up down tools clean
+.PHONY: help build dev test race lint fuzz bench interop txninterop groups restore day replay chaos txnchaos groupchaos crashes backlog up down compose dbrestore tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,12 @@ crashes: ## compactors that die at random steps, for long; CRASH_ROUNDS (2000), 
 
 backlog: build ## producers while no compactor runs, and while one drains what that left (10 minutes)
 	@scripts/backlog.sh
+
+compose: ## check docker-compose.yml and the image's contents, without Docker
+	@scripts/compose.sh
+
+dbrestore: build ## restore an older state of Postgres beside a newer bucket, as docs/OPERATIONS.md says
+	@scripts/dbrestore.sh
 
 clean: ## remove what was built
 	rm -f skein
