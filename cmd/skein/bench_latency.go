@@ -30,6 +30,8 @@ type benchLatencyFlags struct {
 	duration    time.Duration
 	linger      time.Duration
 	random      bool
+	// Zones that the clients say they are in: with topology direct, which agent each talks to.
+	producerZone, consumerZone string
 }
 
 // latencies are one side of `bench latency -o json`.
@@ -62,6 +64,8 @@ func newBenchLatency(p *process) *cobra.Command {
 	flags.DurationVar(&f.duration, "duration", 30*time.Second, "how long")
 	flags.DurationVar(&f.linger, "linger", 0, "how long the producer waits for a batch to fill")
 	flags.BoolVar(&f.random, "random", false, "values of random bytes, which do not compress")
+	flags.StringVar(&f.producerZone, "producer-zone", "", "zone of the producer: with topology direct it writes to the agent there")
+	flags.StringVar(&f.consumerZone, "consumer-zone", "", "zone of the consumer: with topology direct it reads from the agent there")
 	format := addOutput(cmd)
 	addBootstrap(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -126,7 +130,7 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 	if err := ensureTopic(ctx, cmd, f.topic, f.partitions); err != nil {
 		return nil, err
 	}
-	producer, err := connect(ctx, cmd, kgo.DefaultProduceTopic(f.topic), kgo.ProducerLinger(f.linger),
+	producer, err := connect(ctx, cmd, inZone(f.producerZone), kgo.DefaultProduceTopic(f.topic), kgo.ProducerLinger(f.linger),
 		kgo.RecordDeliveryTimeout(benchDrainTimeout), kgo.AllowIdempotentProduceCancellation(), kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(max(defaultBatchBytes, int32(f.recordBytes)+recordOverhead)), kgo.BrokerMaxWriteBytes(maxProduceRequest))
 	if err != nil {
@@ -142,7 +146,7 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 	for x, end := range ends {
 		from[x] = kgo.NewOffset().At(end)
 	}
-	consumer, err := connect(ctx, cmd, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: from}))
+	consumer, err := connect(ctx, cmd, inZone(f.consumerZone), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: from}))
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +177,14 @@ func benchLatency(ctx context.Context, p *process, cmd *cobra.Command, f *benchL
 	}
 	stopReading()
 	return r.result(), err
+}
+
+// inZone says to agents in which zone a client is ("": it does not say).
+func inZone(zone string) kgo.Opt {
+	if zone == "" {
+		return kgo.ClientID(clientID)
+	}
+	return kgo.ClientID(clientID + ",zone=" + zone)
 }
 
 // write sends records at the rate and waits for their answers.

@@ -74,6 +74,9 @@ func bootstrap(cmd *cobra.Command) ([]string, error) {
 	return seeds, nil
 }
 
+// clientID is what the clients call themselves.
+const clientID = "skein"
+
 // connect makes a client and waits until an agent answers, also at the address that it tells clients to use.
 func connect(ctx context.Context, cmd *cobra.Command, opts ...kgo.Opt) (*kgo.Client, error) {
 	seeds, err := bootstrap(cmd)
@@ -81,7 +84,7 @@ func connect(ctx context.Context, cmd *cobra.Command, opts ...kgo.Opt) (*kgo.Cli
 		return nil, err
 	}
 	all := append([]kgo.Opt{
-		kgo.SeedBrokers(seeds...), kgo.ClientID("skein"), kgo.SoftwareNameAndVersion("skein", softwareVersion()),
+		kgo.SeedBrokers(seeds...), kgo.ClientID(clientID), kgo.SoftwareNameAndVersion("skein", softwareVersion()),
 		kgo.DialTimeout(reachTimeout / 2),
 	}, opts...)
 	client, err := kgo.NewClient(all...)
