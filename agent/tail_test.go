@@ -27,7 +27,7 @@ func (d *inlineReads) LoadInline(ctx context.Context, parts []metadata.InlinePar
 
 // TestTailReadsAcrossAgents: consumers wait at one agent for what is written through another. All of them get each record
 // by the commit's wake-up, and their agent reads it once: by one GET, or from the database where it is inline. The agent
-// that wrote it reads nothing.
+// that wrote it reads it no more often: never, unless a consumer of its own wakes before what was written is in the cache.
 func TestTailReadsAcrossAgents(t *testing.T) {
 	url := testenv.PostgresDatabase(t)
 	open := func() *inlineReads {
@@ -66,7 +66,7 @@ func TestTailReadsAcrossAgents(t *testing.T) {
 			t.Errorf("after %d records, %d of them inline: %d reads of the database for %d consumers", i+1, inline, n, consumers)
 		}
 	}
-	if gets, reads := writerBucket.count(), writers.reads.Load(); gets != 0 || reads != 0 {
+	if gets, reads := writerBucket.count(), writers.reads.Load(); gets > 2 || reads > 2 {
 		t.Errorf("the agent that wrote read %d objects and %d inline payloads", gets, reads)
 	}
 }

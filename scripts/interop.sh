@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's clients against Skein, doing real work on real input: kcat (librdkafka) and Kafka's own Java tools.
 #   interop.sh [BOOTSTRAP]
-# Without BOOTSTRAP it starts ./skein dev on a free port with a fresh folder. BYTES sets the size of the generated file
+# BOOTSTRAP is a cluster of either topology, for instance that of `make up`. Without it the script starts ./skein dev on a free port with a fresh folder. BYTES sets the size of the generated file
 # (default 64 MiB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -89,9 +89,9 @@ check "kafka-configs: delete" "0" \
 check "kafka-configs: a value that is out of bounds is refused" "1" \
   "$($kafka configs --bootstrap-server "$bootstrap" --alter --entity-type topics --entity-name "$t-a" \
     --add-config retention.ms=-2 2>&1 | grep -c 'Caused by.*retention.ms: Value must be at least -1' || true)"
-check "kafka-configs: a broker's" "1" \
+check "kafka-configs: a broker's" "yes" \
   "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type brokers --all 2>/dev/null |
-    grep -c 'message.max.bytes=' || true)"
+    grep 'message.max.bytes=' >/dev/null && echo yes)"
 
 $kafka topics --bootstrap-server "$bootstrap" --alter --topic "$t-b" --partitions 3
 check "kafka-topics --alter --partitions" "3" \
@@ -148,11 +148,49 @@ check "kafka-delete-records: beyond the end" "1" \
 check "kafka-log-dirs: what was produced has a size" "1" \
   "$($kafka log-dirs --bootstrap-server "$bootstrap" --describe --topic-list "$t-b" |
     grep -cE '"partition":"'"$t-b"'-0","size":[1-9][0-9]+,"offsetLag":0')"
-check "kafka-broker-api-versions" "1" \
-  "$($kafka api-versions --bootstrap-server "$bootstrap" | grep -c 'CreateTopics(19): 2 to 7 \[usable: 7\]')"
+check "kafka-broker-api-versions" "yes" \
+  "$($kafka api-versions --bootstrap-server "$bootstrap" | grep 'CreateTopics(19): 2 to 7 \[usable: 7\]' >/dev/null && echo yes)"
 check "kafka-cluster cluster-id" "1" "$($kafka cluster cluster-id --bootstrap-server "$bootstrap" | grep -c 'Cluster ID: ')"
-check "kafka-cluster list-endpoints" "1" \
-  "$($kafka cluster list-endpoints --bootstrap-server "$bootstrap" | grep -cE '127.0.0.1 +[0-9]+ .* broker')"
+check "kafka-cluster list-endpoints" "yes" \
+  "$($kafka cluster list-endpoints --bootstrap-server "$bootstrap" | grep -E '127.0.0.1 +[0-9]+ .* broker' >/dev/null && echo yes)"
+
+# What a cluster without replicas of its own, quotas and users says to the tools that ask for them.
+check "kafka-leader-election: preferred" "1" \
+  "$($kafka leader-election --bootstrap-server "$bootstrap" --election-type preferred --topic "$t-b" --partition 0 2>&1 |
+    grep -c "Valid replica already elected for partitions $t-b-0" || true)"
+check "kafka-leader-election: all partitions" "0" \
+  "$($kafka leader-election --bootstrap-server "$bootstrap" --election-type unclean --all-topic-partitions 2>&1 | grep -ciE 'error|exception' || true)"
+check "kafka-reassign-partitions --list" "1" \
+  "$($kafka reassign-partitions --bootstrap-server "$bootstrap" --list 2>&1 | grep -c 'No partition reassignments found' || true)"
+replicas=$($kafka topics --bootstrap-server "$bootstrap" --describe --topic "$t-b" | sed -n 's/.*Partition: 0.*Replicas: \([0-9,]*\).*/\1/p')
+dirs=$(sed 's|[0-9]\+|"/skein"|g' <<<"$replicas")
+assignment() { echo "{\"version\":1,\"partitions\":[{\"topic\":\"$t-b\",\"partition\":0,\"replicas\":[$1]${2:+,\"log_dirs\":[$2]}}]}"; }
+reassign() { $kafka reassign-partitions --bootstrap-server "$bootstrap" --reassignment-json-file "$@" 2>&1; }
+assignment "$replicas" "$dirs" >"$work/same.json"
+check "kafka-reassign-partitions --execute: as it is, log folders included" "1" \
+  "$(reassign "$work/same.json" --execute | grep -c "Successfully started partition reassignment for $t-b-0" || true)"
+check "kafka-reassign-partitions --verify" "1" \
+  "$(reassign "$work/same.json" --verify | grep -c "Reassignment of partition $t-b-0 is completed" || true)"
+check "kafka-reassign-partitions --cancel" "1" \
+  "$(reassign "$work/same.json" --cancel | grep -c 'None of the specified partition reassignments are active' || true)"
+first=${replicas%%,*}
+other=$($kafka cluster list-endpoints --bootstrap-server "$bootstrap" | awk -v replicas=",$replicas," \
+  '$1 ~ /^[0-9]+$/ && !index(replicas, "," $1 ",") { print $1; exit }')
+if [ -n "$other" ]; then # topology direct
+  assignment "$other,$first" >"$work/other.json"
+  check "kafka-reassign-partitions --execute: another assignment is refused" "1" \
+    "$(reassign "$work/other.json" --execute | grep -c 'Error reassigning partition' || true)"
+fi
+timeout 20 $kafka replica-verification --broker-list "$bootstrap" --topics-include "$t-b" --report-interval-ms 1000 >"$work/lag" 2>&1 || true
+check "kafka-replica-verification: no lag" "yes" \
+  "$(grep -q 'max lag is 0 for partition' "$work/lag" && ! grep -q 'max lag is [1-9]' "$work/lag" && echo yes)"
+for entity in users clients ips; do
+  check "kafka-configs --describe: no $entity" "" \
+    "$($kafka configs --bootstrap-server "$bootstrap" --describe --entity-type $entity 2>&1)"
+done
+check "kafka-configs: a quota is refused" "1" \
+  "$($kafka configs --bootstrap-server "$bootstrap" --alter --entity-type clients --entity-name c \
+    --add-config producer_byte_rate=1000 2>&1 | grep -c 'Caused by.*does not support ALTER_CLIENT_QUOTAS' || true)"
 
 $kafka topics --bootstrap-server "$bootstrap" --delete --topic "$t-b"
 check "kafka-topics --delete" "0" "$($kafka topics --bootstrap-server "$bootstrap" --list | grep -cx "$t-b" || true)"

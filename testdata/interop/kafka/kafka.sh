@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Apache Kafka's own command-line tools, from its Maven artifacts:
 #   kafka.sh topics|configs|console-producer|console-consumer|get-offsets|delete-records|log-dirs|cluster|
-#            producer-perf|consumer-perf|groups|transactions|storage|server  ARG …
+#            producer-perf|consumer-perf|groups|transactions|leader-election|reassign-partitions|replica-verification|
+#            storage|server  ARG …
 # The jars are fetched once into SKEIN_TOOLS (default: the user's cache folder).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,6 +30,9 @@ case $tool in
   consumer-perf) class=org.apache.kafka.tools.ConsumerPerformance ;;
   groups) class=org.apache.kafka.tools.consumer.group.ConsumerGroupCommand ;;
   transactions) class=org.apache.kafka.tools.TransactionsCommand ;;
+  leader-election) class=org.apache.kafka.tools.LeaderElectionCommand ;;
+  reassign-partitions) class=org.apache.kafka.tools.reassign.ReassignPartitionsCommand ;;
+  replica-verification) class=org.apache.kafka.tools.ReplicaVerificationTool ;;
   features) class=org.apache.kafka.tools.FeatureCommand ;;
   storage) class=kafka.tools.StorageTool ;;
   server) class=kafka.Kafka ;;
