@@ -168,6 +168,7 @@ type modelClassic struct {
 	assigned   string
 	since      metadata.Millis // of what it waits for
 	lastBeat   metadata.Millis
+	stuck      bool // it heartbeats and never syncs, until it is thrown out
 }
 
 // TestRandomClassic lets members of the classic protocol come, go, die, join twice and be slow, and checks that within a
@@ -204,6 +205,8 @@ func (c *classicRun) step(step int) {
 		name := anyKey(c.r, c.live)
 		c.change(func(e Event, g *Group) { g.Leave(e, []Leaver{{Member: metadata.MemberID(name)}}) })
 		delete(c.live, name)
+	case x == 4 && len(c.live) > 1:
+		c.live[anyKey(c.r, c.live)].stuck = true
 	}
 	for _, name := range sortedKeys(c.live) {
 		if m := c.live[name]; c.r.IntN(3) == 0 || c.now.Sub(m.lastBeat) > 3*time.Second {
@@ -240,7 +243,7 @@ func (c *classicRun) act(m *modelClassic) {
 			return
 		}
 		c.joinedNow(m, out)
-	case m.syncing:
+	case m.syncing && !m.stuck:
 		c.sync1(m)
 	default:
 		g := c.load()
@@ -251,7 +254,8 @@ func (c *classicRun) act(m *modelClassic) {
 		switch code {
 		case None:
 		case RebalanceInProgress, IllegalGeneration, UnknownMemberID:
-			m.generation = 0
+			m.generation, m.syncing = 0, false
+			m.stuck = m.stuck && code != UnknownMemberID
 		default:
 			c.t.Fatalf("heartbeat of %s: %d", m.name, code)
 		}
