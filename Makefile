@@ -73,7 +73,7 @@ txnchaos: build ## chaos with transactions, connections to the database lost at 
 	@TOPOLOGY=$(TOPOLOGY) LOAD=txn scripts/chaos.sh
 
 groupchaos: build ## agents killed and drained, Postgres restarted and frozen, under 20 consumer groups (9 minutes)
-	@TOPOLOGY=$(TOPOLOGY) SCENARIO=groups CLIENTS=franz scripts/chaos.sh
+	@TOPOLOGY=$(TOPOLOGY) SCENARIO=groups CLIENTS=franz scripts/chaos.sh -rate 100
 
 CRASH_ROUNDS ?= 2000
 crashes: ## compactors that die at random steps, for long; CRASH_ROUNDS (2000), and CRASH_SEED to see one again
