@@ -127,6 +127,9 @@ func schemas() map[int16]*schema {
 		46: {flexible: 0, fields: []field{ // ListPartitionReassignments
 			i32(), structs(str(), array(i32())),
 		}},
+		29: {flexible: 2, fields: aclFields()},                      // DescribeAcls
+		30: {flexible: 2, fields: []field{structs(aclFields()...)}}, // CreateAcls
+		31: {flexible: 2, fields: []field{structs(aclFields()...)}}, // DeleteAcls
 		48: {flexible: 1, fields: []field{ // DescribeClientQuotas
 			structs(str(), i8(), str()), i8(),
 		}},
@@ -159,4 +162,9 @@ func fetchSchema() *schema {
 		},
 		tagged: map[uint32][]field{1: {i32(), i64()}}, // the state of a follower
 	}
+}
+
+// aclFields are an ACL, or a filter of ACLs.
+func aclFields() []field {
+	return []field{i8(), str(), i8().since(1), str(), str(), i8(), i8()}
 }

@@ -54,6 +54,7 @@ func (s *Server) apis() []api {
 	}
 	table = append(table, s.adminAPIs()...)
 	table = append(table, s.clusterAPIs()...)
+	table = append(table, aclAPIs()...)
 	table = append(table, s.groupAPIs()...)
 	table = append(table, s.txnAPIs()...)
 	slices.SortFunc(table, func(a, b api) int { return int(a.key - b.key) })
