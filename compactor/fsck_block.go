@@ -146,8 +146,8 @@ func (w *blockCheck) run(r *metadata.RunRow) {
 	switch {
 	case r.Last < r.Base:
 		w.wrong(KindOffsets, s, r.Length, "run of offsets %d to %d", r.Base, r.Last)
-	case t.seen && r.Base != t.next:
-		w.wrong(KindOffsets, s, 0, "run starts at %d, the one before ends before %d", r.Base, t.next)
+	case t.seen && (r.Base < t.next || r.Base > max(t.next, start)): // what was below the start when it was merged has no run
+		w.wrong(KindOffsets, s, 0, "run starts at %d, the one before ends before %d, the log starts at %d", r.Base, t.next, start)
 	case !t.seen && r.Base > start:
 		w.wrong(KindOffsets, s, 0, "first run starts at %d, the log at %d", r.Base, start)
 	case r.RunningMaxTS < t.maxTS || r.Bytes < t.bytes || r.MaxTS > r.RunningMaxTS:

@@ -175,12 +175,17 @@ func (r *rig) write(inline bool, parts ...part) metadata.ObjectKey {
 		}
 		return int(x.Slot) - int(y.Slot)
 	})
-	f := r.flush(inline, parts...)
-	res, err := r.store.Commit(r.Context(), []*metadata.Flush{f})
-	r.must(err)
-	r.must(res[0].Err)
-	r.acknowledge(&res[0], parts)
-	return f.Object
+	for {
+		f := r.flush(inline, parts...)
+		res, err := r.store.Commit(r.Context(), []*metadata.Flush{f})
+		if errors.Is(err, metadata.ErrCondemned) {
+			continue // where garbage has no grace; an agent does the same
+		}
+		r.must(err)
+		r.must(res[0].Err)
+		r.acknowledge(&res[0], parts)
+		return f.Object
+	}
 }
 
 // acknowledge notes what was committed.
