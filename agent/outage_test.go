@@ -65,7 +65,18 @@ func newOutageWorld(t *testing.T, inline int64) *outageWorld {
 
 // serve starts the store, the batcher, the cache and the server.
 func (w *outageWorld) serve(driver metadata.Driver, bucket objstore.Bucket, inline int64) {
-	t := w.t
+	w.server, _ = startWhole(w.t, driver, bucket, inline, func(b *batcher.Batcher) Submitter {
+		w.seen = newWitness(b)
+		return w.seen
+	})
+}
+
+// startWhole starts a server with all its parts on a database and a bucket, and ends them when the test ends; stop ends the
+// store and the batcher. With inline 0 every flush is an object. producer is what the server submits to.
+func startWhole(
+	t *testing.T, driver metadata.Driver, bucket objstore.Bucket, inline int64, producer func(*batcher.Batcher) Submitter,
+) (ts *testServer, stop context.CancelFunc) {
+	t.Helper()
 	store := metadata.NewStore(metadata.Options{Driver: driver})
 	held, err := NewExtentCache(store, cache.Options{Bucket: bucket})
 	if err != nil {
@@ -84,10 +95,10 @@ func (w *outageWorld) serve(driver metadata.Driver, bucket objstore.Bucket, inli
 		cancel()
 		parts.Wait()
 	})
-	w.seen = newWitness(b)
-	w.server = newTestServer(t, func(_ *Config, d *Deps) {
-		d.Store, d.Producer, d.Extents, d.Logger = store, w.seen, held, nil
+	ts = newTestServer(t, func(_ *Config, d *Deps) {
+		d.Store, d.Producer, d.Extents, d.Logger = store, producer(b), held, nil
 	})
+	ts.store = store
 	for what, run := range map[string]func(context.Context) error{"store": store.Run, "batcher": b.Run} {
 		parts.Go(func() {
 			if err := run(ctx); err != nil {
@@ -95,6 +106,7 @@ func (w *outageWorld) serve(driver metadata.Driver, bucket objstore.Bucket, inli
 			}
 		})
 	}
+	return ts, cancel
 }
 
 // write starts the writers: two idempotent ones and one without an id.

@@ -14,9 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/skeinio/skein/batcher"
-	"github.com/skeinio/skein/cache"
 	"github.com/skeinio/skein/internal/testenv"
-	"github.com/skeinio/skein/metadata"
 	"github.com/skeinio/skein/metadata/postgres"
 	"github.com/skeinio/skein/objstore"
 	"github.com/skeinio/skein/objstore/open"
@@ -41,36 +39,8 @@ func startTxnAgent(t *testing.T, database string, bucket objstore.Bucket, inline
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { driver.Close() }) // its connections may be cut
-	store := metadata.NewStore(metadata.Options{Driver: driver})
-	held, err := NewExtentCache(store, cache.Options{Bucket: bucket})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(held.Close)
-	cfg := batcher.DefaultConfig()
-	cfg.InlineMaxBytes, cfg.PutBudget, cfg.CommitBudget = inline, 0, 0
-	b, err := batcher.New(batcher.Options{Config: cfg, Bucket: bucket, Store: store, Sink: CacheSink{Cache: held}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var parts sync.WaitGroup
-	t.Cleanup(func() { // after the server's end
-		cancel()
-		parts.Wait()
-	})
-	a := &txnAgent{proxy: proxy, stop: cancel}
-	a.testServer = newTestServer(t, func(_ *Config, d *Deps) {
-		d.Store, d.Producer, d.Extents, d.Logger = store, b, held, nil
-	})
-	a.store = store
-	for what, run := range map[string]func(context.Context) error{"store": store.Run, "batcher": b.Run} {
-		parts.Go(func() {
-			if err := run(ctx); err != nil {
-				t.Errorf("%s: %v", what, err)
-			}
-		})
-	}
+	a := &txnAgent{proxy: proxy}
+	a.testServer, a.stop = startWhole(t, driver, bucket, inline, func(b *batcher.Batcher) Submitter { return b })
 	return a
 }
 

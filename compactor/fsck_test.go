@@ -9,9 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/skeinio/skein/internal/testenv"
 	"github.com/skeinio/skein/metadata"
-	"github.com/skeinio/skein/metadata/postgres"
 )
 
 func (r *rig) repair() *Report {
@@ -185,15 +183,7 @@ func TestFsckBesideAgents(t *testing.T) {
 }
 
 func TestFsckBesideAgentsOnPostgres(t *testing.T) {
-	url := testenv.PostgresDatabase(t)
-	open := func() *postgres.Driver {
-		d, err := postgres.Open(t.Context(), url, postgres.Options{CommitConns: 2, ReadConns: 3})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { d.Close() })
-		return d
-	}
+	open := onPostgres(t)
 	r := newRigOn(t, &clock{}, open(), 66, nil)
 	live(t, r, func(int) (metadata.Compaction, *metadata.Store) {
 		d := open()

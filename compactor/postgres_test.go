@@ -11,11 +11,11 @@ import (
 	"github.com/skeinio/skein/metadata/postgres"
 )
 
-// TestPostgres lets two compactors, each with a store and connections of its own, merge what a third one produces, and reads
-// everything; then collects the garbage and asks fsck.
-func TestPostgres(t *testing.T) {
+// onPostgres makes a database; what it gives opens drivers of it, each with connections of its own.
+func onPostgres(t *testing.T) (open func() *postgres.Driver) {
+	t.Helper()
 	url := testenv.PostgresDatabase(t)
-	open := func() *postgres.Driver {
+	return func() *postgres.Driver {
 		d, err := postgres.Open(t.Context(), url, postgres.Options{CommitConns: 2, ReadConns: 3})
 		if err != nil {
 			t.Fatal(err)
@@ -23,6 +23,12 @@ func TestPostgres(t *testing.T) {
 		t.Cleanup(func() { d.Close() })
 		return d
 	}
+}
+
+// TestPostgres lets two compactors, each with a store and connections of its own, merge what a third one produces, and reads
+// everything; then collects the garbage and asks fsck.
+func TestPostgres(t *testing.T) {
+	open := onPostgres(t)
 	r := newRigOn(t, &clock{}, open(), 130, nil)
 	r.some(40)
 	var wg sync.WaitGroup
