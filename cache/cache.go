@@ -239,14 +239,22 @@ func (c *Cache) Get(ctx context.Context, class Class, extents []Extent) []Result
 			results[i].Err = err
 			continue
 		}
-		f := c.join(class, e.Key)
-		if f == nil {
+		f := c.flights[e.Key]
+		switch {
+		case f == nil:
 			f = newFlight(class, e)
 			c.flights[e.Key] = f
 			fresh = append(fresh, f)
-		} else {
+		case class == Tail && f.queued():
+			c.takeOver(f)
+			fresh = append(fresh, f)
+		default:
 			f.group.addWaiter() // a flight of this very call has none yet: launch counts it
 		}
+		if class == Tail {
+			f.class = Tail
+		}
+		c.asked(f)
 		f.waiters++
 		waits = append(waits, wait{flight: f, at: i})
 	}

@@ -485,6 +485,71 @@ func TestColdDoesNotBlockTail(t *testing.T) {
 	})
 }
 
+// What waits for its place in a cold load is read once all the same when a reader at the tail takes it over, with those
+// that waited for it; what nobody waits for after that is not read.
+func TestTailTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{Memory: objstore.NewMemory(), gate: make(chan struct{})}
+		c := newCache(t, b, func(o *Options) { o.ColdGets = 1 })
+		first, second := b.put(t, "a", 0, 1000), b.put(t, "b", 0, 1000, 1000, 1000)
+		get := func(ctx context.Context, class Class, x []Extent) chan []Result {
+			got := make(chan []Result, 1)
+			go func() { got <- c.Get(ctx, class, x) }()
+			synctest.Wait()
+			return got
+		}
+		running := get(t.Context(), Cold, first)
+		patient := get(t.Context(), Cold, second[:2])
+		ctx, cancel := context.WithCancel(t.Context())
+		leaving := get(ctx, Cold, second[2:])
+		taking := get(t.Context(), Tail, second[1:])
+		b.wantGets(t, "a[0:+1000]", "b[1000:+2000]")
+		cancel()
+		if r := <-leaving; !errors.Is(r[0].Err, context.Canceled) {
+			t.Errorf("one that left got %v", r[0].Err)
+		}
+		close(b.gate)
+		wantData(t, <-running, first)
+		wantData(t, <-patient, second[:2])
+		wantData(t, <-taking, second[1:])
+		b.wantGets(t, "a[0:+1000]", "b[0:+1000]", "b[1000:+2000]")
+		if n := b.cancelled.Load(); n != 0 {
+			t.Errorf("%d GETs were cancelled", n)
+		}
+	})
+}
+
+// Of a cold load whose callers gave up, a reader at the tail takes what it wants; the rest is not read.
+func TestTailTakesTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bucket{Memory: objstore.NewMemory(), gate: make(chan struct{})}
+		c := newCache(t, b, func(o *Options) { o.ColdGets = 1 })
+		first, second := b.put(t, "a", 0, 1000), b.put(t, "b", 0, 1000, 1000)
+		go c.Get(t.Context(), Cold, first)
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan []Result, 1)
+		go func() { left <- c.Get(ctx, Cold, second) }() // both
+		synctest.Wait()
+		go c.Get(t.Context(), Cold, second[:1])
+		synctest.Wait()
+		cancel()
+		<-left // nobody waits for the second extent now, somebody does for the first
+		got := make(chan []Result, 1)
+		go func() { got <- c.Get(t.Context(), Tail, second[:1]) }()
+		synctest.Wait()
+		close(b.gate)
+		wantData(t, <-got, second[:1])
+		synctest.Wait()
+		b.wantGets(t, "a[0:+1000]", "b[0:+1000]")
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if n := len(c.flights) + len(c.groups); n != 0 {
+			t.Errorf("%d flights and loads are left", n)
+		}
+	})
+}
+
 func TestGetsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bucket{Memory: objstore.NewMemory(), gate: make(chan struct{})}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,13 +37,15 @@ type flight struct {
 	err      error
 }
 
-// group is the flights of one GET, or of one read of inline payloads.
+// group is the flights of one GET, or of one read of inline payloads. Cache.mu guards what changes.
 type group struct {
 	class   Class // whose limits it runs under
+	inline  bool
+	pinned  int64 // bytes that reading and decoding take, within the class's bound
 	flights []*flight
-	waiters int // of the flights that are not finished
-	left    int // flights that are not finished
-	started bool
+	waiters int  // of the flights that are not finished
+	left    int  // flights that are not finished
+	started bool // it has its place among the concurrent loads
 	cancel  context.CancelFunc
 }
 
@@ -62,18 +65,27 @@ func (g *group) addWaiter() {
 	}
 }
 
-// join finds a flight to wait for, nil where there is none. A reader at the tail does not queue behind cold readers: a
-// cold load that has no place yet is not for it. c.mu is held.
-func (c *Cache) join(class Class, k Key) *flight {
-	f := c.flights[k]
-	if f == nil || (class == Tail && f.group != nil && f.group.class == Cold && !f.group.started) {
-		return nil
+// queued says whether a flight is in a cold load that has no place yet. A reader at the tail does not queue behind cold
+// readers: it takes such a flight over. c.mu is held.
+func (f *flight) queued() bool { return f.group != nil && f.group.class == Cold && !f.group.started }
+
+// takeOver takes a flight with its waiters out of a load that has not started, to be launched anew. c.mu is held.
+func (c *Cache) takeOver(f *flight) {
+	g := f.group
+	g.flights = slices.DeleteFunc(g.flights, func(other *flight) bool { return other == f })
+	f.group = nil
+	g.lose(f)
+	if g.left > 0 && g.waiters == 0 {
+		c.abandon(g)
 	}
-	if class == Tail {
-		f.class = Tail
+}
+
+// lose takes a flight off what a group waits for; with the last one the group is done. c.mu is held.
+func (g *group) lose(f *flight) {
+	g.waiters -= f.waiters
+	if g.left--; g.left == 0 {
+		g.cancel()
 	}
-	c.asked(f)
-	return f
 }
 
 // asked notes that somebody wants a flight that was begun ahead. c.mu is held.
@@ -90,14 +102,16 @@ func (c *Cache) launch(ctx context.Context, class Class, fresh []*flight) {
 		return
 	}
 	for _, flights := range coalesce(fresh) {
-		g := &group{class: class, flights: flights, left: len(flights)}
+		g := &group{class: class, inline: flights[0].extent.Object == "", flights: flights, left: len(flights)}
 		var gctx context.Context
 		// The load serves whoever asks for it, so it outlives the caller: give up and Close end it.
 		gctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		for _, f := range flights {
 			f.group = g
 			g.waiters += f.waiters
+			g.pinned += f.extent.pinned()
 		}
+		g.pinned = min(g.pinned, c.limits[class].maxBytes)
 		c.groups[g] = struct{}{}
 		c.loads.Add(1)
 		go c.run(gctx, g)
@@ -157,14 +171,9 @@ func (c *Cache) finish(f *flight, data []byte, err error) {
 		return
 	}
 	f.finished, f.data, f.err = true, data, err
-	if c.flights[f.extent.Key] == f {
-		delete(c.flights, f.extent.Key)
-	}
-	if g := f.group; g != nil {
-		g.waiters -= f.waiters
-		if g.left--; g.left == 0 {
-			g.cancel() // Put was faster
-		}
+	delete(c.flights, f.extent.Key)
+	if f.group != nil {
+		f.group.lose(f)
 	}
 	kept := err == nil && c.keep(f)
 	if !kept {
@@ -200,28 +209,22 @@ func (c *Cache) run(ctx context.Context, g *group) {
 // load waits for its place and reads. Flights that it leaves unfinished fail with the error.
 func (c *Cache) load(ctx context.Context, g *group) error {
 	l := &c.limits[g.class]
-	inline := g.flights[0].extent.Object == ""
 	places := l.gets
-	if inline {
+	if g.inline {
 		places = l.inline
 	}
 	if err := places.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer places.Release(1)
-	var pinned int64
-	for _, f := range g.flights {
-		pinned += f.extent.pinned()
-	}
-	pinned = min(pinned, l.maxBytes)
-	if err := l.bytes.Acquire(ctx, pinned); err != nil {
+	if err := l.bytes.Acquire(ctx, g.pinned); err != nil {
 		return err
 	}
-	defer c.releaseBytes(l.bytes, g.class, pinned)
-	c.metrics.inFlight(g.class, pinned)
+	defer c.releaseBytes(l.bytes, g.class, g.pinned)
+	c.metrics.inFlight(g.class, g.pinned)
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	if inline {
+	if g.inline {
 		return c.loadInline(ctx, c.begin(g))
 	}
 	return c.loadObject(ctx, g)
@@ -232,22 +235,16 @@ func (c *Cache) releaseBytes(s *semaphore.Weighted, class Class, n int64) {
 	s.Release(n)
 }
 
-// begin finishes what arrived by another way while the group waited for its place, and gives the rest.
+// begin gives what of a group is not finished: Put may have been faster.
 func (c *Cache) begin(g *group) []*flight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g.started = true
 	var rest []*flight
 	for _, f := range g.flights {
-		if f.finished {
-			continue
+		if !f.finished {
+			rest = append(rest, f)
 		}
-		if data, ok := c.lookup(f.class, f.extent.Key); ok {
-			r := hit(&f.extent, data)
-			c.finish(f, r.Data, r.Err)
-			continue
-		}
-		rest = append(rest, f)
 	}
 	return rest
 }
