@@ -81,6 +81,8 @@ type Store interface {
 	Watch(ids []metadata.BlockID) *metadata.Watch
 	// View is asked about blocks that batches are held for, to see whether their partitions moved.
 	View(ctx context.Context, id metadata.BlockID) (*metadata.View, error)
+	// Progress is asked about producers that a failure's mark holds back.
+	Progress(ctx context.Context, of []metadata.PartitionProducer) ([]metadata.Progress, error)
 }
 
 var _ Store = (*metadata.Store)(nil)

@@ -28,6 +28,9 @@ type nullStore struct{}
 func (*nullStore) Now(context.Context) (metadata.Millis, error) { return 1, nil }
 func (*nullStore) InlineResident() int64                        { return 0 }
 func (*nullStore) Watch([]metadata.BlockID) *metadata.Watch     { return &metadata.Watch{} }
+func (*nullStore) Progress(context.Context, []metadata.PartitionProducer) ([]metadata.Progress, error) {
+	return nil, metadata.ErrUnavailable
+}
 func (*nullStore) View(context.Context, metadata.BlockID) (*metadata.View, error) {
 	return &metadata.View{}, nil
 }

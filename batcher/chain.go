@@ -41,6 +41,8 @@ type mark struct {
 	epoch metadata.ProducerEpoch
 	first metadata.Sequence
 	at    time.Time
+	// doubted is when the database was last asked about it.
+	doubted time.Time
 	// covered: a batch that starts at first is on its way. Later ones may follow it: if it fails they fail with it.
 	covered bool
 }

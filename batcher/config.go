@@ -124,6 +124,9 @@ const (
 	// maxMarks bounds the chains that are remembered for their mark or gap alone; over it the oldest are forgotten. About
 	// 300 bytes each.
 	maxMarks = 1 << 16
-	// holdPoll is how often held batches are tried again though nobody said that their partition moved.
+	// maxDoubts bounds the marks that the database is asked about at a time.
+	maxDoubts = 4096
+	// holdPoll is how often held batches are tried again though nobody said that their partition moved, and
+	// at most how often the database is asked about a mark.
 	holdPoll = 500 * time.Millisecond
 )

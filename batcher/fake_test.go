@@ -162,6 +162,27 @@ func (s *fakeStore) View(_ context.Context, id metadata.BlockID) (*metadata.View
 	return v, nil
 }
 
+func (s *fakeStore) Progress(_ context.Context, of []metadata.PartitionProducer) ([]metadata.Progress, error) {
+	s = s.root()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return nil, metadata.ErrUnavailable
+	}
+	progress := make([]metadata.Progress, len(of))
+	for i := range of {
+		progress[i] = metadata.Progress{Epoch: -1, Last: -1}
+		p := s.parts[of[i].Partition]
+		if p == nil {
+			continue
+		}
+		if x := p.producers[of[i].Producer]; x != nil {
+			progress[i] = metadata.Progress{Epoch: x.epoch, Last: x.last[len(x.last)-1].meta.Last}
+		}
+	}
+	return progress, nil
+}
+
 func (s *fakeStore) part(block metadata.BlockID, slot metadata.Slot) *fakePartition {
 	id := metadata.PartitionID{Block: block, Slot: slot}
 	p := s.parts[id]

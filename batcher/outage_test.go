@@ -190,6 +190,60 @@ func TestMarkEnds(t *testing.T) {
 			r.close()
 		})
 	})
+	// Other agents commit what failed here, and the producer comes back.
+	for name, tt := range map[string]struct {
+		elsewhere func(t *testing.T) []Batch
+		next      func(t *testing.T) Batch
+		want      error
+	}{
+		"another agent commits": {
+			func(t *testing.T) []Batch { return []Batch{idem(t, partition(1, 0), 0), idem(t, partition(1, 0), 1)} },
+			func(t *testing.T) Batch { return idem(t, partition(1, 0), 2) }, nil,
+		},
+		"another agent goes past the mark's epoch": {
+			func(t *testing.T) []Batch { return []Batch{makeBatch(t, partition(1, 0), 1, 1, 0, 7, 8)} },
+			func(t *testing.T) Batch { return idem(t, partition(1, 0), 1) }, ErrFenced,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := failed(t)
+				time.Sleep(holdPoll) // the database knows nothing yet; it may be asked again now
+				for _, b := range tt.elsewhere(t) {
+					r.store.accept(b)
+				}
+				wantErr(t, "held back by the mark", r.submit(1, second, tt.next(t)).err(), ErrNotPersisted)
+				synctest.Wait()
+				wantErr(t, "tried again", r.submit(1, second, tt.next(t)).err(), tt.want)
+				r.checkEmpty()
+				if n := r.remembered(); n != 0 {
+					t.Errorf("%d chains are remembered", n)
+				}
+				r.close()
+			})
+		})
+	}
+	t.Run("what comes before the mark settles nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, nil)
+			wantErr(t, "first", r.submit(1, second, idem(t, partition(1, 0), 0)).err(), nil)
+			r.store.set(func() { r.store.down = true })
+			wantErr(t, "database down", r.submit(1, second, idem(t, partition(1, 0), 1)).err(), ErrNotPersisted)
+			r.store.set(func() { r.store.down = false })
+			for range 3 {
+				wantErr(t, "held back by the mark", r.submit(1, second, idem(t, partition(1, 0), 2)).err(), ErrNotPersisted)
+				time.Sleep(holdPoll)
+			}
+			r.mu.Lock()
+			for _, c := range r.chains {
+				if !c.mark.set {
+					t.Error("the mark is gone")
+				}
+			}
+			r.mu.Unlock()
+			r.close()
+		})
+	})
 	t.Run("no mark without a producer", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, nil)

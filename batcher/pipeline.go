@@ -40,6 +40,7 @@ type Batcher struct {
 
 	wake        chan struct{} // something happened: Run looks again
 	heldChanged chan struct{} // batches are held that were not before
+	doubts      chan struct{} // there are chains in doubted
 	idle        chan struct{} // the last pending request was answered
 	stopped     chan struct{} // closed when Run has ended
 	pending     atomic.Int64  // requests without an answer
@@ -57,7 +58,8 @@ type Batcher struct {
 
 	spareChains []*chain
 	heldChains  map[*chain]struct{}
-	finished    []*request // to be told by unlock
+	doubted     map[chainKey]struct{} // whose marks the database is to be asked about
+	finished    []*request            // to be told by unlock
 
 	puts, commitTokens, inline bucket
 
@@ -92,6 +94,7 @@ func New(o Options) (*Batcher, error) {
 		},
 		bucket: o.Bucket, store: o.Store, sink: o.Sink, log: o.Logger,
 		wake: make(chan struct{}, 1), heldChanged: make(chan struct{}, 1), idle: make(chan struct{}, 1),
+		doubts: make(chan struct{}, 1), doubted: map[chainKey]struct{}{},
 		stopped: make(chan struct{}),
 		open:    &flush{}, chains: map[chainKey]*chain{}, aged: list.New(), heldChains: map[*chain]struct{}{},
 		puts: newBucket(c.PutBudget, 1), commitTokens: newBucket(c.CommitBudget, 1),
@@ -155,6 +158,7 @@ func (b *Batcher) reject(it *item, err error) {
 func (b *Batcher) place(it *item, now time.Time) {
 	c := it.chain
 	if !b.admit(c, it, now) {
+		b.doubt(c, now)
 		b.reject(it, ErrNotPersisted)
 		return
 	}
@@ -252,6 +256,7 @@ func (b *Batcher) Run(ctx context.Context) error {
 	b.mu.Unlock()
 	defer close(b.stopped)
 	b.wg.Go(func() { b.watchHeld(ctx) })
+	b.wg.Go(func() { b.watchDoubts(ctx) })
 	b.loop(ctx)
 	b.wg.Wait()
 	b.abandon()

@@ -168,6 +168,25 @@ func testConcurrentProducers(e *env) {
 			e.Errorf("%v: high watermark %d, want %d", at, hw, producers*batches)
 		}
 	}
+	var of []metadata.PartitionProducer
+	for _, at := range p {
+		for i := range producers + 1 {
+			of = append(of, metadata.PartitionProducer{Partition: place(at), Producer: ids.First + metadata.ProducerID(i)})
+		}
+	}
+	for _, s := range append(stores, e.store()) { // the last is cold
+		progress, err := s.Progress(e.Context(), of)
+		e.must(err)
+		for i, got := range progress {
+			want := metadata.Progress{Epoch: 0, Last: batches - 1}
+			if of[i].Producer == ids.First+producers {
+				want = metadata.Progress{Epoch: -1, Last: -1} // it has written nothing
+			}
+			if got != want {
+				e.Errorf("%v: got %+v, want %+v", of[i], got, want)
+			}
+		}
+	}
 }
 
 // deliver sends one record of a producer to every partition until it is known to be there.
