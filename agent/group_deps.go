@@ -24,5 +24,5 @@ type GroupStore interface {
 		check func(now metadata.Millis, rows *metadata.GroupRows) error) error
 	OldOffsets(ctx context.Context, before metadata.Millis, after metadata.GroupID, limit int) ([]metadata.GroupID, metadata.GroupID, error)
 	LoadSettings(ctx context.Context) (map[string]string, error)
-	SaveSettings(ctx context.Context, changes map[string]*string) error
+	ChangeSettings(ctx context.Context, decide metadata.SettingsFunc) error
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/skeinio/skein/agent/group"
+	"github.com/skeinio/skein/metadata"
 )
 
 // The group.* configs of brokers are the agents' own options and, over these, dynamic configs of the whole cluster, which
@@ -129,36 +130,44 @@ func (s *Server) alterBroker(ctx context.Context, a *alteration, validateOnly, r
 			changes[o.name] = o.value
 		}
 	}
-	dynamic, err := s.store.LoadSettings(ctx)
-	if err != nil {
-		return refusalOf(err)
-	}
-	after := maps.Clone(dynamic)
-	if replace {
-		for name := range after {
-			if _, asked := changes[name]; !asked {
-				changes[name] = nil
+	var after map[string]string
+	var invalid error
+	decide := func(dynamic map[string]string) (map[string]*string, error) {
+		all := maps.Clone(changes)
+		after = maps.Clone(dynamic)
+		for name := range dynamic {
+			if _, asked := all[name]; replace && !asked {
+				all[name] = nil
 			}
 		}
-	}
-	for name, value := range changes {
-		if delete(after, name); value != nil {
-			after[name] = *value
+		for name, value := range all {
+			if delete(after, name); value != nil {
+				after[name] = *value
+			}
 		}
+		_, invalid = settingsWith(s.groups.base, after)
+		return all, invalid
 	}
-	if _, err := settingsWith(s.groups.base, after); err != nil {
-		return refusef(codeInvalidConfig, "Invalid value: %s", err)
-	}
-	if validateOnly {
-		return nil
-	}
-	if err := s.store.SaveSettings(ctx, changes); err != nil {
+	err := s.decideSettings(ctx, decide, validateOnly)
+	switch {
+	case invalid != nil:
+		return refusef(codeInvalidConfig, "Invalid value: %s", invalid)
+	case err != nil || validateOnly:
 		return refusalOf(err)
 	}
-	if err := s.groups.useSettings(after); err != nil {
-		return refusalOf(err)
+	return refusalOf(s.groups.useSettings(after))
+}
+
+// decideSettings changes settings, or only looks what would be decided.
+func (s *Server) decideSettings(ctx context.Context, decide metadata.SettingsFunc, validateOnly bool) error {
+	if !validateOnly {
+		return s.store.ChangeSettings(ctx, decide)
 	}
-	return nil
+	dynamic, err := s.store.LoadSettings(ctx)
+	if err == nil {
+		_, err = decide(dynamic)
+	}
+	return err
 }
 
 // groupEntries shows the configs of groups in DescribeConfigs.

@@ -194,9 +194,9 @@ type GroupDriver interface {
 	// time or none at all; next is "" when there are no more groups.
 	OldOffsets(ctx context.Context, before Millis, after GroupID, limit int) (old []GroupID, next GroupID, err error)
 
-	// LoadSettings gives the cluster-wide settings of brokers, SaveSettings changes some: a nil value removes one.
+	// LoadSettings gives the cluster-wide settings of brokers, ChangeSettings changes some, one change at a time.
 	LoadSettings(ctx context.Context) (map[string]string, error)
-	SaveSettings(ctx context.Context, changes map[string]*string) error
+	ChangeSettings(ctx context.Context, decide SettingsFunc) error
 }
 
 // ErrNoGroup: there is no such group.
@@ -315,10 +315,15 @@ func (s *Store) LoadSettings(ctx context.Context) (map[string]string, error) {
 // SettingsMoved stands for the settings among the groups that moved: no group has an empty id.
 const SettingsMoved GroupID = ""
 
-// SaveSettings changes cluster-wide settings of brokers and tells the other agents; a nil value removes one.
-func (s *Store) SaveSettings(ctx context.Context, changes map[string]*string) error {
-	if err := s.driver.SaveSettings(ctx, changes); err != nil {
-		return fmt.Errorf("save %d settings: %w", len(changes), err)
+// SettingsFunc decides by the settings as they are what is changed: a nil value removes one. It may be called more than
+// once.
+type SettingsFunc func(settings map[string]string) (changes map[string]*string, err error)
+
+// ChangeSettings changes cluster-wide settings of brokers and tells the other agents. Nobody else changes any between what
+// decide is shown and what it says.
+func (s *Store) ChangeSettings(ctx context.Context, decide SettingsFunc) error {
+	if err := s.driver.ChangeSettings(ctx, decide); err != nil {
+		return fmt.Errorf("change settings: %w", err)
 	}
 	s.tellGroup(GroupVersion{ID: SettingsMoved})
 	return nil

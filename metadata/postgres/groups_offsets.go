@@ -240,21 +240,25 @@ FROM (SELECT id FROM groups WHERE id > $2 ORDER BY id LIMIT $3) g ORDER BY g.id`
 
 // LoadSettings implements metadata.Driver.
 func (d *Driver) LoadSettings(ctx context.Context) (settings map[string]string, err error) {
-	err = d.query(ctx, func(conn *pgxpool.Conn) error {
-		settings = map[string]string{}
-		rows, err := conn.Query(ctx, "SELECT name, value FROM broker_settings")
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var name, value string
-			if err := rows.Scan(&name, &value); err != nil {
-				return err
-			}
-			settings[name] = value
-		}
-		return rows.Err()
+	err = d.query(ctx, func(conn *pgxpool.Conn) (err error) {
+		settings, err = loadSettings(ctx, conn)
+		return err
+	})
+	return settings, err
+}
+
+func loadSettings(ctx context.Context, from interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}) (map[string]string, error) {
+	rows, err := from.Query(ctx, "SELECT name, value FROM broker_settings")
+	if err != nil {
+		return nil, fmt.Errorf("load settings: %w", err)
+	}
+	settings := map[string]string{}
+	var name, value string
+	_, err = pgx.ForEachRow(rows, []any{&name, &value}, func() error {
+		settings[name] = value
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load settings: %w", err)
@@ -262,11 +266,21 @@ func (d *Driver) LoadSettings(ctx context.Context) (settings map[string]string, 
 	return settings, nil
 }
 
-// SaveSettings implements metadata.Driver.
-func (d *Driver) SaveSettings(ctx context.Context, changes map[string]*string) error {
+// ChangeSettings implements metadata.Driver. The lock lets readers in.
+func (d *Driver) ChangeSettings(ctx context.Context, decide metadata.SettingsFunc) error {
 	return d.transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "LOCK TABLE broker_settings IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+			return fmt.Errorf("lock settings: %w", err)
+		}
+		settings, err := loadSettings(ctx, tx)
+		if err != nil {
+			return err
+		}
+		changes, err := decide(settings)
+		if err != nil {
+			return err
+		}
 		for name, value := range changes {
-			var err error
 			if value == nil {
 				_, err = tx.Exec(ctx, "DELETE FROM broker_settings WHERE name = $1", name)
 			} else {

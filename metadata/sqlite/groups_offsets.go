@@ -171,25 +171,39 @@ func (d *Driver) OldOffsets(ctx context.Context, before metadata.Millis, after m
 
 // LoadSettings implements metadata.Driver.
 func (d *Driver) LoadSettings(ctx context.Context) (map[string]string, error) {
-	settings := map[string]string{}
-	err := d.read(ctx, func(s *session) error {
-		return s.each("SELECT name, value FROM broker_settings", nil, func(r *sql.Rows) error {
-			var name, value string
-			if err := r.Scan(&name, &value); err != nil {
-				return err
-			}
-			settings[name] = value
-			return nil
-		})
+	var settings map[string]string
+	err := d.read(ctx, func(s *session) (err error) {
+		settings, err = loadSettings(s)
+		return err
 	})
 	return settings, err
 }
 
-// SaveSettings implements metadata.Driver.
-func (d *Driver) SaveSettings(ctx context.Context, changes map[string]*string) error {
+func loadSettings(s *session) (map[string]string, error) {
+	settings := map[string]string{}
+	err := s.each("SELECT name, value FROM broker_settings", nil, func(r *sql.Rows) error {
+		var name, value string
+		if err := r.Scan(&name, &value); err != nil {
+			return err
+		}
+		settings[name] = value
+		return nil
+	})
+	return settings, err
+}
+
+// ChangeSettings implements metadata.Driver.
+func (d *Driver) ChangeSettings(ctx context.Context, decide metadata.SettingsFunc) error {
 	return d.write(ctx, func(s *session) error {
+		settings, err := loadSettings(s)
+		if err != nil {
+			return err
+		}
+		changes, err := decide(settings)
+		if err != nil {
+			return err
+		}
 		for name, value := range changes {
-			var err error
 			if value == nil {
 				_, err = s.exec("DELETE FROM broker_settings WHERE name = ?", name)
 			} else {
