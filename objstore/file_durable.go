@@ -55,17 +55,27 @@ type syncRound struct {
 // sync makes every name given in the folder before the call durable. Only an fsync that begins after
 // the call will do, so a caller joins the next round, never the running one.
 func (f *folder) sync() error {
-	f.mu.Lock()
-	round, leader := f.waiting, false
-	if round == nil {
-		round, leader = &syncRound{done: make(chan struct{})}, true
-		f.waiting = round
-	}
-	f.mu.Unlock()
+	round, leader := f.join()
 	if !leader {
 		<-round.done
 		return round.err
 	}
+	return f.lead(round)
+}
+
+// join gives the round that a caller waits for, and whether the caller is to lead it.
+func (f *folder) join() (round *syncRound, leader bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting != nil {
+		return f.waiting, false
+	}
+	f.waiting = &syncRound{done: make(chan struct{})}
+	return f.waiting, true
+}
+
+// lead does a round's fsync when the one under way has ended.
+func (f *folder) lead(round *syncRound) error {
 	f.running.Lock()
 	defer f.running.Unlock()
 	f.mu.Lock()

@@ -238,43 +238,41 @@ func TestFolderSyncIsShared(t *testing.T) {
 		return nil
 	}}}
 	var waiters sync.WaitGroup
-	call := func() {
+	waiters.Go(func() {
 		if err := f.sync(); err != nil {
 			t.Error(err)
 		}
-	}
-	waiters.Go(call)
+	})
 	<-entered
-	waiters.Go(call)
-	for { // until the second round has its leader
-		f.mu.Lock()
-		waiting := f.waiting != nil
-		f.mu.Unlock()
-		if waiting {
-			break
+	second, leader := f.join()
+	if !leader {
+		t.Error("who comes during the first fsync waits for that one")
+	}
+	for range 5 {
+		if round, leader := f.join(); round != second || leader {
+			t.Error("who comes later makes another round")
 		}
 	}
-	const more = 5
-	joined := make(chan struct{}, more)
-	for range more {
-		waiters.Go(func() { joined <- struct{}{}; call() })
-	}
-	for range more {
-		<-joined
-	}
+	waiters.Go(func() {
+		if err := f.lead(second); err != nil {
+			t.Error(err)
+		}
+	})
 	release <- struct{}{}
 	<-entered
+	if third, leader := f.join(); third == second || !leader {
+		t.Error("who comes during the second fsync waits for that one")
+	}
+	select {
+	case <-second.done:
+		t.Error("the second round is over before its fsync")
+	default:
+	}
 	release <- struct{}{}
-	// Whoever was too late for the second round makes a third; nobody may be left out.
-	go func() {
-		for range entered {
-			release <- struct{}{}
-		}
-	}()
+	<-second.done
 	waiters.Wait()
-	close(entered)
-	if calls < 2 || calls > 3 {
-		t.Errorf("%d fsyncs for 7 callers", calls)
+	if calls != 2 {
+		t.Errorf("%d fsyncs, want 2", calls)
 	}
 }
 
