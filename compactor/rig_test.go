@@ -1,7 +1,6 @@
 package compactor
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -71,7 +70,6 @@ type rig struct {
 	store  *metadata.Store
 	faults *objstore.Faults
 	bucket *dated
-	logs   *bytes.Buffer
 	topic  *metadata.Topic
 	want   [][]string // by partition: what was produced, by offset
 	random *rand.Rand
@@ -107,7 +105,7 @@ func (r *rig) damage(query string, args ...any) {
 // newRigOn is newRig on another database, whose clock is c.
 func newRigOn(t testing.TB, c *clock, d metadata.Compaction, partitions int32, configs map[string]string) *rig {
 	t.Helper()
-	r := &rig{TB: t, clock: c, driver: d, logs: &bytes.Buffer{}, random: rand.New(rand.NewPCG(7, uint64(partitions)))}
+	r := &rig{TB: t, clock: c, driver: d, random: rand.New(rand.NewPCG(7, uint64(partitions)))}
 	r.faults = objstore.NewFaults(objstore.NewMemory())
 	r.bucket = &dated{Bucket: r.faults, clock: r.clock, put: map[string]time.Time{}}
 	r.store = metadata.NewStore(metadata.Options{Driver: r.driver})
@@ -141,22 +139,11 @@ func (r *rig) compactor(o Options) *Compactor {
 		o.Holder = "test"
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(&syncWriter{to: r.logs}, nil))
+		o.Logger = slog.New(slog.NewTextHandler(r.Output(), nil))
 	}
 	c, err := New(o)
 	r.must(err)
 	return c
-}
-
-type syncWriter struct {
-	mu sync.Mutex
-	to *bytes.Buffer
-}
-
-func (w *syncWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.to.Write(p)
 }
 
 // part is batches of one partition.
