@@ -40,6 +40,34 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// slow is a database whose commits take their time.
+type slow struct {
+	metadata.Driver
+	pause time.Duration
+}
+
+func (d slow) Commit(ctx context.Context, load metadata.CommitLoad, decide func(*metadata.CommitLoaded) (*metadata.CommitSave, error)) error {
+	<-time.After(d.pause)
+	return d.Driver.Commit(ctx, load, decide)
+}
+
+// TestRunWithSlowCommits: where a commit takes longer than the run, one is measured all the same.
+func TestRunWithSlowCommits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metadata.db")
+	const duration = 50 * time.Millisecond
+	open := func(ctx context.Context) (metadata.Driver, error) {
+		d, err := sqlite.Open(ctx, path, sqlite.Options{})
+		return slow{d, 2 * duration}, err
+	}
+	r, err := commitbench.Run(t.Context(), open, commitbench.Options{Duration: duration})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Commits != 1 || r.P50Millis <= 0 || r.CommitsPerSecond <= 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestRunUnderASnapshot: it is open while the second part is measured, and closed in the end.
 func TestRunUnderASnapshot(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metadata.db")
