@@ -24,7 +24,7 @@ func agentOn(t *testing.T, env []string, metadata, bucket string, more ...string
 	if slices.Contains(more, "--create-bucket") { // the first one
 		fsckAfter(t, env, metadata, bucket)
 	}
-	address := freeAddress(t)
+	address := testenv.FreeAddress(t)
 	s := start(t, env, append(agentFlags(metadata, bucket, more...), "--listen", address, "--advertise", address)...)
 	s.ready(t)
 	return s
@@ -93,7 +93,7 @@ var (
 )
 
 func TestAgentWaitsForTheDatabase(t *testing.T) {
-	s := start(t, nil, agentFlags("postgres://skein:hunter2@"+freeAddress(t)+"/skein", "mem:")...)
+	s := start(t, nil, agentFlags("postgres://skein:hunter2@"+testenv.FreeAddress(t)+"/skein", "mem:")...)
 	s.http = s.await(t, startingLine)[1]
 	if m := s.await(t, waitingLine); m[1] != "database" {
 		t.Errorf("waits for the %s", m[1])

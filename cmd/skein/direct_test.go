@@ -28,7 +28,7 @@ var joinedLine = regexp.MustCompile(`msg="joined the cluster" node=(\d+)`)
 func (d *directCluster) start(t *testing.T, address, zone string, more ...string) (*server, int32) {
 	t.Helper()
 	if address == "" {
-		address = freeAddress(t)
+		address = testenv.FreeAddress(t)
 	}
 	s := start(t, nil, append(agentFlags(d.database, d.bucket, "--topology=direct", "--zone", zone, "--listen", address, "--advertise", address), more...)...)
 	node, err := strconv.ParseInt(s.await(t, joinedLine)[1], 10, 32)
@@ -72,7 +72,7 @@ func awaitNodes(t *testing.T, address string, want ...int32) kadm.BrokerDetails 
 func TestDirectAgentsComeAndGo(t *testing.T) {
 	d := &directCluster{testenv.PostgresDatabase(t), "file://" + t.TempDir()}
 	one, id1 := d.start(t, "", "x")
-	outside := freeAddress(t)
+	outside := testenv.FreeAddress(t)
 	two, id2 := d.start(t, "", "y", "--listeners", "out="+outside, "--advertised-listeners", "out=out.example:4711")
 	three, id3 := d.start(t, "", "x", "--node-id=7")
 	if id1 != 1 || id2 != 2 || id3 != 7 {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -328,17 +327,6 @@ func TestDevKeepsEverythingOverAStop(t *testing.T) {
 	}
 	s = dev(t, data)
 	check(s)
-}
-
-// freeAddress gives a loopback address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // awaitMetric scrapes until a metric without labels is as wanted.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/skeinio/skein/internal/testenv"
 )
 
 // deafAddress gives an address where connections are taken and nothing ever answers.
@@ -52,7 +54,7 @@ func TestClientCommandsEndWithoutAnAgent(t *testing.T) {
 	elsewhere := start(t, nil, agentFlags("sqlite:"+t.TempDir()+"/metadata.db", "mem:")...) // it advertises 127.0.0.1:1
 	elsewhere.ready(t)
 	places := []struct{ name, address, want string }{
-		{"nobody listens", freeAddress(t), "no agent answers at"},
+		{"nobody listens", testenv.FreeAddress(t), "no agent answers at"},
 		{"nobody answers", deafAddress(t), "no agent answers at"},
 		{"nobody at the advertised address", elsewhere.kafka, "but none where the agents tell clients to connect"},
 	}

@@ -295,7 +295,7 @@ func TestGroupsOutliveAgentsAndTheDatabase(t *testing.T) {
 	bucket := "file://" + t.TempDir()
 	var addresses []string
 	for range 3 {
-		addresses = append(addresses, freeAddress(t))
+		addresses = append(addresses, testenv.FreeAddress(t))
 	}
 	lb := newBalancer(t, addresses...)
 	var agents []*server

@@ -22,7 +22,7 @@ import (
 // startHAProxy runs HAProxy with a configuration and waits until it sends to an agent. It gives its address for clients.
 func startHAProxy(t *testing.T, config string, env ...string) string {
 	t.Helper()
-	address, web := freeAddress(t), freeAddress(t)
+	address, web := testenv.FreeAddress(t), testenv.FreeAddress(t)
 	cmd := exec.Command(testenv.HAProxy(t), "-db", "-f", config)
 	cmd.Env = append(append(os.Environ(), "LB_BIND="+address, "LB_HTTP="+web), env...)
 	var out strings.Builder

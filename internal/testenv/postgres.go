@@ -186,25 +186,25 @@ func psqlRunner(psql, url string) func(context.Context, string) error {
 	}
 }
 
-func startPostgres(bin string) (*PostgresServer, error) {
+func startPostgres(bin string) (*PostgresServer, error) { return startPostgresOn(bin, freePort) }
+
+// startPostgresOn starts a server on one of the ports that port gives.
+func startPostgresOn(bin string, port func() (int, error)) (*PostgresServer, error) {
 	owner, err := unprivileged()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "skein-postgres-")
-	if err != nil {
-		return nil, fmt.Errorf("make a folder for Postgres: %w", err)
-	}
-	if err := initPostgres(bin, dir, owner); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
 	for attempt := 1; ; attempt++ {
-		s, err := launchPostgres(bin, dir, owner)
+		p, err := port()
+		if err != nil {
+			return nil, err
+		}
+		s, err := launchPostgres(bin, p, owner)
 		if err == nil {
 			return s, nil
 		}
 		if attempt == startAttempts || !strings.Contains(err.Error(), "Address already in use") {
-			return nil, errors.Join(err, os.RemoveAll(dir))
+			return nil, err
 		}
 	}
 }
@@ -246,10 +246,14 @@ func initPostgres(bin, dir string, owner *syscall.Credential) error {
 	return nil
 }
 
-func launchPostgres(bin, dir string, owner *syscall.Credential) (*PostgresServer, error) {
-	port, err := freePort()
+// launchPostgres makes a cluster and starts a server of it. Where that fails the folder goes: another attempt has its own.
+func launchPostgres(bin string, port int, owner *syscall.Credential) (*PostgresServer, error) {
+	dir, err := os.MkdirTemp("", "skein-postgres-")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make a folder for Postgres: %w", err)
+	}
+	if err := initPostgres(bin, dir, owner); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	s := &PostgresServer{
 		url:  &url.URL{Scheme: "postgres", User: url.User("postgres"), Host: "127.0.0.1:" + strconv.Itoa(port), Path: "/postgres", RawQuery: "sslmode=disable"},
@@ -269,7 +273,7 @@ func launchPostgres(bin, dir string, owner *syscall.Credential) (*PostgresServer
 	}
 	s.sql = psqlRunner(filepath.Join(bin, "psql"), s.URL())
 	if err := s.server.launch("QUIT"); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -209,15 +211,40 @@ func childrenOf(pid int) ([]int, error) {
 	return children, nil
 }
 
+// Bounds of the ports that freePort gives. They are below those that Linux (32768) and others (49152) give to connections of
+// clients and to who listens on port 0: nobody gets the port of a server that a test stops for a while, and a client
+// that dials it meanwhile is not connected to itself.
+const (
+	lowestPort  = 10_000
+	highestPort = 32_767
+)
+
 // freePort finds a loopback port that nobody listens on. Somebody may take it before the server does:
 // whoever starts the server tries again then.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	for attempt := 1; ; attempt++ {
+		port := lowestPort + rand.IntN(highestPort-lowestPort+1)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, l.Close()
+		}
+		if attempt == portAttempts {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// portAttempts is how many ports are tried.
+const portAttempts = 100
+
+// FreeAddress gives a loopback address that nobody listens on and that no client's connection gets.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 // tail keeps the end of what a server writes, and lets one wait for a line.

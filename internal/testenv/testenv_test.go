@@ -205,6 +205,38 @@ func TestPostgresFaults(t *testing.T) {
 	testPause(t, s, url)
 }
 
+// TestPostgresOnAnotherPort wants a server whose port somebody took to be started on another one.
+func TestPostgresOnAnotherPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	bin, err := systemFinder().postgresBin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := l.Addr().(*net.TCPAddr).Port
+	ports := []func() (int, error){func() (int, error) { return taken, nil }, freePort}
+	s, err := startPostgresOn(bin, func() (int, error) {
+		port := ports[0]
+		ports = ports[1:]
+		return port()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Port == taken || len(ports) > 0 {
+		t.Errorf("it is on port %d, %d was taken", s.Port, taken)
+	}
+	if got := mustQuery(t, s.URL(), "SELECT 1"); got != "1" {
+		t.Errorf("it answers %q", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // testPause wants a frozen server to go on with a query when it is thawed, and not before.
 func testPause(t *testing.T, s *PostgresServer, url string) {
 	if err := s.Pause(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,12 +39,8 @@ func TestOpenErrors(t *testing.T) {
 	openFails(t, strings.Replace(url, "postgres@", "nobody-here@", 1), "nobody-here")
 	openFails(t, "postgres://[::1", "URL")
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close() // nobody listens there now
-	err = openFails(t, fmt.Sprintf("postgres://x:secret@%s/x", l.Addr()), l.Addr().String(), "cannot be reached")
+	nobody := testenv.FreeAddress(t)
+	err := openFails(t, fmt.Sprintf("postgres://x:secret@%s/x", nobody), nobody, "cannot be reached")
 	if !errors.Is(err, metadata.ErrUnavailable) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
 	}

@@ -2,9 +2,7 @@ package open_test
 
 import (
 	"errors"
-	"net"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/skeinio/skein/internal/testenv"
@@ -69,7 +67,7 @@ func TestServers(t *testing.T) {
 				},
 				Unreachable: func(t *testing.T) objstore.Bucket {
 					nobody := *s
-					nobody.Endpoint = closedPort(t)
+					nobody.Endpoint = testenv.FreeAddress(t)
 					return mustOpen(t, kind.url(&nobody, "bucket"), credential(s))
 				},
 			}
@@ -82,17 +80,6 @@ func TestServers(t *testing.T) {
 			objstoretest.Run(t, f)
 		})
 	}
-}
-
-// closedPort is an address that nobody listens on.
-func closedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "127.0.0.1:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // TestPrefix runs the suite below a prefix of the memory bucket: the decorator must not show.
