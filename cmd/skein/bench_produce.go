@@ -158,7 +158,7 @@ const recordOverhead = 1 << 10
 
 // run produces with every client for the duration and waits for what was sent.
 func (b *benchProducer) run(ctx context.Context, clients []*kgo.Client) error {
-	sending, cancel := context.WithTimeout(ctx, b.flags.duration)
+	sending, cancel := context.WithDeadline(ctx, b.start.Add(b.flags.duration)) // from when on records are due
 	defer cancel()
 	var g errgroup.Group
 	for i, c := range clients {
