@@ -12,6 +12,9 @@ updated=
 # have says whether a program is on the PATH; type -P, since the functions below have the names of programs.
 have() { type -P "$1" >/dev/null; }
 
+# again tries a command that needs the network three times.
+again() { "$@" || { sleep 5; "$@"; } || { sleep 15; "$@"; }; }
+
 apt_install() {
   local sudo=
   have apt-get || { echo "tools.sh: cannot install $*: no apt-get; install it by hand" >&2; return 1; }
@@ -23,7 +26,7 @@ apt_install() {
     $sudo apt-get -qq update >/dev/null || true
     updated=yes
   fi
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+  DEBIAN_FRONTEND=noninteractive again $sudo apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
 postgres() {
@@ -39,7 +42,7 @@ minio() {
   have minio || [ -x "$tools/bin/minio" ] && return 0
   echo "tools: building MinIO (about five minutes, once)"
   # Outside of this module, so that nothing of it gets into go.mod.
-  (cd / && GOBIN=$tools/bin GOFLAGS= go install "github.com/minio/minio@$minio_version")
+  (cd / && GOBIN=$tools/bin GOFLAGS= again go install "github.com/minio/minio@$minio_version")
 }
 
 kcat() { [ -n "${SKEIN_TEST_KCAT_BIN:-}" ] || have kcat || have kafkacat || { echo "tools: installing kcat"; apt_install kcat; }; }
@@ -49,7 +52,7 @@ haproxy() { [ -n "${SKEIN_TEST_HAPROXY_BIN:-}" ] || have haproxy || [ -x /usr/sb
 lint() {
   [ -x "$tools/bin/staticcheck-$staticcheck_version" ] && return 0
   echo "tools: building staticcheck"
-  (cd / && GOBIN=$tools/bin GOFLAGS= go install "honnef.co/go/tools/cmd/staticcheck@$staticcheck_version")
+  (cd / && GOBIN=$tools/bin GOFLAGS= again go install "honnef.co/go/tools/cmd/staticcheck@$staticcheck_version")
   mv "$tools/bin/staticcheck" "$tools/bin/staticcheck-$staticcheck_version"
 }
 
