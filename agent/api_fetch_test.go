@@ -25,7 +25,7 @@ func storedExtent(f *metadata.Flush, x metadata.Extent, raw ...[]byte) batcher.S
 // waitFor polls a condition that has no signal of its own.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -65,7 +65,7 @@ func receive(t *testing.T, c <-chan *kmsg.FetchResponse) *kmsg.FetchResponse {
 			t.Fatal("no response")
 		}
 		return r
-	case <-time.After(10 * time.Second):
+	case <-time.After(testTimeout):
 		t.Fatal("the fetch was not woken")
 		return nil
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -488,12 +487,17 @@ func TestReadPinned(t *testing.T) {
 	if n := pinned.used.Load(); n < int64(len(b)) {
 		t.Errorf("%d bytes pinned by a response of %d", n, rep.size)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := w.tryFetch(ctx, req); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error)
+	go func() {
+		_, err := w.tryFetch(ctx, req)
+		got <- err
+	}()
+	waitFor(t, "the fetch to wait for memory", func() bool { return pinned.waiting.Load() > 0 })
+	cancel()
+	if err := <-got; !errors.Is(err, context.Canceled) {
 		t.Errorf("a fetch over the bound: %v", err)
 	}
-	got := make(chan error)
 	go func() {
 		r, err := w.tryFetch(t.Context(), req)
 		if err == nil && len(part(r, 0).RecordBatches) == 0 {
