@@ -25,7 +25,7 @@ import (
 func quickGroups() group.Settings {
 	g := group.Defaults()
 	g.InitialDelay, g.MinSession = 100*time.Millisecond, 100*time.Millisecond
-	g.ConsumerHeartbeat, g.ConsumerSession = 200*time.Millisecond, 3*time.Second
+	g.ConsumerHeartbeat = 200 * time.Millisecond
 	return g
 }
 
@@ -110,20 +110,31 @@ func wantGroupCode(t *testing.T, what string, got, want int16) {
 // member goes on at whichever agent it likes.
 func TestMembersOfOneGroupAtTwoAgents(t *testing.T) {
 	agents := newAgents(t, 2)
-	conns := []*rawConn{agents[0].dial(), agents[1].dial()}
-	var wg sync.WaitGroup
-	joined := make([]*kmsg.JoinGroupResponse, 2)
+	const leader = 0
+	conns := []*rawConn{agents[leader].dial(), agents[1-leader].dial()}
+	join := func(c *rawConn, member string) *kmsg.JoinGroupResponse {
+		q := joinRequest("g", member)
+		q.RebalanceTimeoutMillis = 20_000
+		return ask[*kmsg.JoinGroupResponse](c, q, 5)
+	}
+	var members [2]string
 	for i, c := range conns {
-		first := ask[*kmsg.JoinGroupResponse](c, joinRequest("g", ""), 5)
+		first := join(c, "")
 		wantGroupCode(t, "first join", first.ErrorCode, int16(group.MemberIDRequired))
-		wg.Go(func() { joined[i] = ask[*kmsg.JoinGroupResponse](c, joinRequest("g", first.MemberID), 5) })
+		members[i] = first.MemberID
 	}
-	wg.Wait()
-	leader := 0
-	if joined[1].LeaderID == joined[1].MemberID {
-		leader = 1
-	}
-	l, f := joined[leader], joined[1-leader]
+	// One joins alone. It joins again when the other, whose join waits for that, has begun a rebalance.
+	l := join(conns[leader], members[leader])
+	wantGroupCode(t, "join", l.ErrorCode, codeNone)
+	wantGroupCode(t, "sync", ask[*kmsg.SyncGroupResponse](conns[leader], syncRequest("g", l.MemberID, l.Generation, nil), 3).ErrorCode, codeNone)
+	waiting := make(chan *kmsg.JoinGroupResponse, 1)
+	go func() { waiting <- join(conns[1-leader], members[1-leader]) }()
+	waitFor(t, "the rebalance", func() bool {
+		r := ask[*kmsg.HeartbeatResponse](conns[leader], heartbeatRequest("g", l.MemberID, l.Generation), 4)
+		return r.ErrorCode == int16(group.RebalanceInProgress)
+	})
+	l = join(conns[leader], members[leader])
+	f := <-waiting
 	if l.Generation != f.Generation || l.LeaderID != f.LeaderID || len(l.Members) != 2 || len(f.Members) != 0 || l.ErrorCode != 0 || f.ErrorCode != 0 {
 		t.Fatalf("leader %+v\nfollower %+v", l, f)
 	}
@@ -219,7 +230,7 @@ func TestBadGroupRequests(t *testing.T) {
 	wantGroupCode(t, "after all that", ask[*kmsg.JoinGroupResponse](c, joinRequest("g2", ""), 3).ErrorCode, codeNone)
 }
 
-// TestVanishedMember: who joins and vanishes holds nobody up for longer than its rebalance timeout.
+// TestVanishedMember: who joins and vanishes holds nobody up for longer than its timeouts.
 func TestVanishedMember(t *testing.T) {
 	ts := newAgents(t, 1)[0]
 	gone := ts.dial()
@@ -229,7 +240,7 @@ func TestVanishedMember(t *testing.T) {
 	gone.send(q, 1)
 	stay := ts.dial()
 	q = joinRequest("g", "")
-	q.RebalanceTimeoutMillis, q.SessionTimeoutMillis = 1_000, 20_000
+	q.RebalanceTimeoutMillis, q.SessionTimeoutMillis = 10_000, 20_000
 	r := ask[*kmsg.JoinGroupResponse](stay, q, 3)
 	gone.Close()
 	for range 20 {
@@ -407,7 +418,7 @@ func (s *countingStore) ChangeGroup(ctx context.Context, id metadata.GroupID,
 
 // TestThousandMembers lets a thousand members of fifty groups heartbeat at three agents, and counts statements.
 func TestThousandMembers(t *testing.T) {
-	const groups, each, seconds, session = 50, 20, 6, 10 * time.Second
+	const groups, each, seconds, session = 50, 20, 6, 45 * time.Second
 	url := testenv.PostgresDatabase(t)
 	stores := make([]*countingStore, 3)
 	agents := make([]*testServer, len(stores))
