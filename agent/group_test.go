@@ -223,6 +223,7 @@ func TestBadGroupRequests(t *testing.T) {
 	blob.Protocols[0].Metadata = bytes.Repeat([]byte("x"), 10<<20)
 	big := ts.dial()
 	blob.SetVersion(5)
+	big.limit()
 	if _, err := big.Write(frameOf(blob, 1)); err == nil {
 		big.wantClosed()
 	}

@@ -150,8 +150,16 @@ func (ts *testServer) createTopic(name string, partitions int32, configs map[str
 // rawConn is a connection on which a test sends what it wants.
 type rawConn struct {
 	net.Conn
-	t  testing.TB
-	br *bufio.Reader
+	t    testing.TB
+	br   *bufio.Reader
+	wait time.Duration // bounds one send or receive; 0: nothing does
+}
+
+// limit bounds the send or receive that comes next.
+func (c *rawConn) limit() {
+	if c.wait > 0 {
+		_ = c.SetDeadline(time.Now().Add(c.wait)) // an ended connection fails what comes next
+	}
 }
 
 // dial opens a connection.
@@ -163,10 +171,7 @@ func (ts *testServer) dial() *rawConn {
 		ts.t.Fatal(err)
 	}
 	ts.t.Cleanup(func() { nc.Close() })
-	if err := nc.SetDeadline(time.Now().Add(testTimeout)); err != nil {
-		ts.t.Fatal(err)
-	}
-	return &rawConn{Conn: nc, t: ts.t, br: bufio.NewReader(nc)}
+	return &rawConn{Conn: nc, t: ts.t, br: bufio.NewReader(nc), wait: testTimeout}
 }
 
 // frameOf encodes a request at the version that is set in it.
@@ -183,6 +188,7 @@ func (c *rawConn) send(req kmsg.Request, correlationID int32) {
 
 func (c *rawConn) sendBytes(b []byte) {
 	c.t.Helper()
+	c.limit()
 	if _, err := c.Write(b); err != nil {
 		c.t.Fatal(err)
 	}
@@ -211,6 +217,7 @@ func (c *rawConn) receive(req kmsg.Request, correlationID int32) kmsg.Response {
 // receiveFrame reads a response's bytes behind the correlation id.
 func (c *rawConn) receiveFrame(correlationID int32) []byte {
 	c.t.Helper()
+	c.limit()
 	var head [8]byte // length and correlation id
 	if _, err := io.ReadFull(c.br, head[:]); err != nil {
 		c.t.Fatalf("read response %d: %v", correlationID, err)
@@ -228,6 +235,7 @@ func (c *rawConn) receiveFrame(correlationID int32) []byte {
 // wantClosed checks that the server closes the connection and sends nothing more.
 func (c *rawConn) wantClosed() {
 	c.t.Helper()
+	c.limit()
 	b, err := c.br.ReadByte()
 	var timeout net.Error
 	switch {
