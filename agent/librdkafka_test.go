@@ -138,7 +138,7 @@ func TestLibrdkafkaThroughFailingPuts(t *testing.T) {
 }
 
 func throughFailingPuts(t *testing.T, inline int64) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*testTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*testTimeout)
 	defer cancel()
 	reg := prometheus.NewRegistry()
 	var seen *witness

@@ -145,7 +145,7 @@ type outage struct {
 // run lets the outages happen one after the other, and wants all writers to get on after each without anybody's help.
 func (w *outageWorld) run(outages []outage) {
 	t := w.t
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	w.write()
 	awaitAll(ctx, t, w.acks(), between)
