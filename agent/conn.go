@@ -52,6 +52,7 @@ type conn struct {
 	expiry time.Time // zero: no age
 
 	draining atomic.Bool
+	served   atomic.Bool // a request
 	mu       sync.Mutex
 	waiting  bool // for the first byte of a request
 }
@@ -108,15 +109,24 @@ func (c *conn) linger() {
 	_, _ = io.CopyN(io.Discard, c.nc, lingerBytes)
 }
 
-// drain lets the connection end as soon as it is between requests.
+// drain lets the connection end as soon as it is between requests. One that is so new that it has asked nothing yet is
+// answered once if it soon asks: a client that is cut off before its first answer may take that for a wrong port or a
+// missing credential, and give up (franz-go's ErrFirstReadEOF).
 func (c *conn) drain() {
 	c.draining.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.waiting {
+	switch {
+	case !c.waiting:
+	case c.served.Load():
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reading side
+	default:
+		_ = c.nc.SetReadDeadline(time.Now().Add(drainFirstRequest))
 	}
 }
+
+// drained says whether the connection is to end rather than wait for a request.
+func (c *conn) drained() bool { return c.draining.Load() && c.served.Load() }
 
 // requests reads and serves requests until something ends it.
 func (c *conn) requests() (err error) {
@@ -146,12 +156,13 @@ func (c *conn) requests() (err error) {
 		if err != nil {
 			return err
 		}
+		c.served.Store(true)
 	}
 }
 
 // awaitFrame waits for a request and reads the beginning of its frame.
 func (c *conn) awaitFrame() (frameHead, error) {
-	if c.draining.Load() {
+	if c.drained() {
 		return frameHead{}, errDrained
 	}
 	if c.br.Buffered() < frameHeadBytes {
@@ -192,9 +203,12 @@ func (c *conn) awaitByte() error {
 		}
 	}
 	c.mu.Lock()
-	if c.draining.Load() {
+	if c.drained() {
 		c.mu.Unlock()
 		return errDrained
+	}
+	if first := now.Add(drainFirstRequest); c.draining.Load() && first.Before(deadline) {
+		deadline = first
 	}
 	err := c.nc.SetReadDeadline(deadline)
 	c.waiting = true

@@ -405,6 +405,32 @@ func TestDrainAnswersWhatWaits(t *testing.T) {
 	})
 }
 
+// A connection that is so new that it has asked nothing is answered once, and one that goes on asking nothing ends.
+func TestDrainAnswersANewConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := newPipeServer(t)
+		asks, silent := ps.connect(), ps.connect()
+		synctest.Wait()
+		drained := make(chan error, 1)
+		go func() { drained <- ps.Drain(t.Context()) }()
+		synctest.Wait()
+		q := kmsg.NewPtrApiVersionsRequest()
+		if r := ask[*kmsg.ApiVersionsResponse](asks, q, 0); r.ErrorCode != codeNone {
+			t.Errorf("%+v", r)
+		}
+		asks.wantClosed()
+		select {
+		case err := <-drained:
+			t.Fatalf("drained though a connection may still ask: %v", err)
+		default:
+		}
+		silent.wantClosed()
+		if err := <-drained; err != nil || ps.closedFor("drain") != 2 {
+			t.Errorf("%v; %v connections were closed for the drain", err, ps.closedFor("drain"))
+		}
+	})
+}
+
 func TestMaxConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ps := newPipeServer(t, withConfig(func(c *Config) { c.MaxConnections = 2 }))

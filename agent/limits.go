@@ -23,6 +23,9 @@ const (
 	// proxyHeaderTimeout is how long the header of the PROXY protocol may take.
 	proxyHeaderTimeout = 5 * time.Second
 
+	// drainFirstRequest is how long a draining agent waits for the first request of a connection.
+	drainFirstRequest = time.Second
+
 	// lingerTimeout and lingerBytes bound what is read and thrown away after the last response, so that the close does
 	// not reset the connection and take the response with it.
 	lingerTimeout = time.Second

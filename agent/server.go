@@ -220,6 +220,9 @@ func (s *Server) Run(ctx context.Context) error {
 // Drain stops accepting, lets every connection end when it is between requests and all it asked was answered, and returns
 // when none is left; when ctx ends first it cuts off the rest and gives ctx's error.
 func (s *Server) Drain(ctx context.Context) error {
+	// The listeners first: clients connect again as soon as their connections end, and a load balancer sends them to the
+	// agent that has the fewest.
+	_ = s.closeListeners() // they may be closed already
 	s.mu.Lock()
 	if s.state.Swap(stateDraining) != stateDraining {
 		close(s.drained)
@@ -228,7 +231,6 @@ func (s *Server) Drain(ctx context.Context) error {
 		c.drain()
 	}
 	s.mu.Unlock()
-	_ = s.closeListeners() // they may be closed already
 	ended := make(chan struct{})
 	go func() {
 		s.conns.Wait()
